@@ -300,8 +300,9 @@ schema!(
     lang: Text, "language";
     task: Text, "task";
     metric: Text, "metric";
-    value: Float, "score";
-    detail: Text?null, "how the value came about, with the metric's signature";
+    value: Float, "score; null where the metric does not apply to the item, and detail says why";
+    detail: Text?null, "how the value came about";
+    signature: Text?null, "which variant of the metric, with which settings";
 ]);
 
 schema!(
