@@ -1,0 +1,334 @@
+//! Checkpoints of a running training: `checkpoint/step-N/` holds weights, AdamW's moments, the metrics so
+//! far and what the run is made of; `checkpoint/best-N/` the best weights so far.
+//!
+//! A folder is written beside, synced and renamed, and the one before it goes only then. A kill at
+//! any moment leaves a whole checkpoint, and going on from it gives the same bits.
+
+use std::{
+    borrow::Cow,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use artifact::{
+    bail_user,
+    error::user,
+    store::{sync_below, sync_folder},
+};
+use safetensors::{SafeTensors, tensor::View};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    disk::explain_full_disk,
+    metrics::{self, Row},
+    model::{Dtype, Model},
+    optimizer::AdamW,
+};
+
+/// What a run is made of; a checkpoint serves only the run it is from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The recipe.
+    pub recipe: Value,
+    /// The base model: its config, and where its weights come from.
+    pub base: Value,
+    /// Hash of the training data as encoded.
+    pub train: String,
+    /// Hash of the validation data as encoded.
+    pub validation: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    step: u64,
+    identity: Identity,
+}
+
+/// A checkpoint as read.
+pub struct Checkpoint {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Weights.
+    pub model: Model,
+    /// Metrics so far.
+    pub metrics: Vec<Row>,
+    moments: Vec<(String, Vec<f32>)>,
+}
+
+impl Checkpoint {
+    /// Puts AdamW where it was.
+    pub fn restore(&self, optimizer: &mut AdamW) -> Result<()> {
+        optimizer.restore(self.step, &self.moments)
+    }
+}
+
+/// The folder of a run's checkpoints.
+pub struct Checkpoints {
+    root: PathBuf,
+}
+
+const STATE: &str = "state.json";
+const MOMENTS: &str = "moments.safetensors";
+const METRICS: &str = "metrics.parquet";
+
+impl Checkpoints {
+    /// Checkpoints of the run that writes to `out`.
+    pub fn of(out: &Path) -> Self {
+        Self { root: out.join("checkpoint") }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the best weights, those of `step`, are.
+    pub fn best(&self, step: u64) -> PathBuf {
+        self.root.join(format!("best-{step}"))
+    }
+
+    /// Writes a checkpoint, then takes away older ones and best weights other than `best`.
+    pub fn save(
+        &self,
+        identity: &Identity,
+        model: &Model,
+        optimizer: &AdamW,
+        rows: &[Row],
+        best: Option<u64>,
+    ) -> Result<()> {
+        let (step, moments) = optimizer.state();
+        let name = format!("step-{step}");
+        self.whole(&name, |folder| {
+            model.save(folder, Dtype::F32)?;
+            write_floats(&folder.join(MOMENTS), &moments)?;
+            metrics::write(rows, &folder.join(METRICS))?;
+            let state = State { step, identity: identity.clone() };
+            fs::write(folder.join(STATE), serde_json::to_vec_pretty(&state)?)?;
+            Ok(())
+        })?;
+        let best = best.map(|step| format!("best-{step}"));
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let found = entry.file_name().to_string_lossy().into_owned();
+            let is_needed = found == name || Some(&found) == best.as_ref();
+            if !is_needed && entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())
+                    .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the weights of `step` as the best so far.
+    pub fn save_best(&self, step: u64, model: &Model, dtype: Dtype) -> Result<()> {
+        self.whole(&format!("best-{step}"), |folder| model.save(folder, dtype))
+    }
+
+    /// The last checkpoint, if there is one. One of another run is a `UserError` that says what differs.
+    pub fn last(&self, identity: &Identity) -> Result<Option<Checkpoint>> {
+        let Some(folder) = self.last_folder()? else { return Ok(None) };
+        let state_path = folder.join(STATE);
+        let state: State = serde_json::from_slice(&fs::read(&state_path)?).map_err(|error| {
+            user(format!("{}: not a checkpoint's state: {error}", state_path.display()))
+        })?;
+        // Numbers go through text once on both sides, so that what was written alike is alike.
+        let identity: Identity = serde_json::from_slice(&serde_json::to_vec(identity)?)?;
+        let differences = differences(&state.identity, &identity);
+        if !differences.is_empty() {
+            bail_user!(
+                "{}: this checkpoint is of another run and cannot be resumed: {}; put back what it had, or remove the \
+                 folder to start anew",
+                folder.display(),
+                differences.join("; ")
+            );
+        }
+        Ok(Some(Checkpoint {
+            step: state.step,
+            model: Model::load(&folder)?,
+            metrics: metrics::read(&folder.join(METRICS))?,
+            moments: read_floats(&folder.join(MOMENTS))?,
+        }))
+    }
+
+    /// Takes all checkpoints away.
+    pub fn clear(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.root.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The folder of the last checkpoint, if there is one.
+    pub fn last_folder(&self) -> Result<Option<PathBuf>> {
+        if !self.root.exists() {
+            return Ok(None);
+        }
+        let mut last: Option<u64> = None;
+        for entry in fs::read_dir(&self.root)
+            .with_context(|| format!("cannot list {}", self.root.display()))?
+        {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let step = name.strip_prefix("step-").and_then(|step| step.parse().ok());
+            last = last.max(step);
+        }
+        Ok(last.map(|step| self.root.join(format!("step-{step}"))))
+    }
+
+    /// Fills a folder that appears under `name` whole or not at all.
+    fn whole(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let partial = self.root.join(format!(".{name}"));
+        let target = self.root.join(name);
+        let written = (|| {
+            clear_folder(&partial)?;
+            fs::create_dir_all(&partial)?;
+            fill(&partial)?;
+            sync_below(&partial)?;
+            clear_folder(&target)?;
+            fs::rename(&partial, &target)?;
+            sync_folder(&self.root)
+        })();
+        written.map_err(|error| {
+            let _ = fs::remove_dir_all(&partial);
+            explain_full_disk(error, &target)
+        })
+    }
+}
+
+fn clear_folder(folder: &Path) -> io::Result<()> {
+    if folder.exists() { fs::remove_dir_all(folder) } else { Ok(()) }
+}
+
+/// What differs between the run of a checkpoint and this one, in words.
+fn differences(was: &Identity, is: &Identity) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, was, is) in [("", &was.recipe, &is.recipe), ("model ", &was.base, &is.base)] {
+        let keys = |value: &Value| {
+            value.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect::<Vec<_>>()
+        };
+        let mut all = [keys(was), keys(is)].concat();
+        all.sort_unstable();
+        all.dedup();
+        for key in all.iter().filter(|key| was[key.as_str()] != is[key.as_str()]) {
+            found.push(format!("{name}{key} was {}, is {}", was[key.as_str()], is[key.as_str()]));
+        }
+    }
+    if was.train != is.train {
+        found.push("the training data, its tokenizer or its chat template changed".to_owned());
+    }
+    if was.validation != is.validation {
+        found.push("the validation data changed".to_owned());
+    }
+    found
+}
+
+/// A list of floats as safetensors takes it, turned to bytes one tensor at a time.
+struct Floats<'a>(&'a [f32], [usize; 1]);
+
+impl View for Floats<'_> {
+    fn dtype(&self) -> safetensors::Dtype {
+        safetensors::Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.0.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.len() * 4
+    }
+}
+
+fn write_floats(path: &Path, tensors: &[(String, &[f32])]) -> Result<()> {
+    let views = tensors.iter().map(|(name, values)| (name, Floats(values, [values.len()])));
+    safetensors::serialize_to_file(views, None, path)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read_floats(path: &Path) -> Result<Vec<(String, Vec<f32>)>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| {
+        user(format!("{}: not a whole safetensors file: {error}", path.display()))
+    })?;
+    let floats = |bytes: &[u8]| {
+        let (quads, _) = bytes.as_chunks::<4>();
+        quads.iter().map(|quad| f32::from_le_bytes(*quad)).collect()
+    };
+    Ok(tensors.tensors().into_iter().map(|(name, view)| (name, floats(view.data()))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use artifact::error::is_user;
+    use serde_json::json;
+
+    fn identity(learning_rate: f64, train: &str) -> Identity {
+        Identity {
+            recipe: json!({"learning_rate": learning_rate, "seed": 1}),
+            base: json!({}),
+            train: train.into(),
+            validation: None,
+        }
+    }
+
+    #[test]
+    fn a_difference_names_the_key_with_both_values() {
+        let found = differences(&identity(1e-3, "a"), &identity(1e-4, "b"));
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0], "learning_rate was 0.001, is 0.0001");
+        assert!(found[1].contains("training data"));
+        assert!(differences(&identity(1.0, "a"), &identity(1.0, "a")).is_empty());
+    }
+
+    #[test]
+    fn floats_come_back_bit_for_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let (one, two) = ([1.5f32, -0.0, f32::MIN_POSITIVE / 3.0], [f32::MAX]);
+        write_floats(&path, &[("b".into(), &one), ("a".into(), &two)]).unwrap();
+        let mut back = read_floats(&path).unwrap();
+        back.sort_by(|a, b| a.0.cmp(&b.0));
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!((back[0].0.as_str(), bits(&back[0].1)), ("a", bits(&two)));
+        assert_eq!((back[1].0.as_str(), bits(&back[1].1)), ("b", bits(&one)));
+    }
+
+    #[test]
+    fn a_full_disk_is_the_users_and_keeps_the_last_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::of(folder.path());
+        checkpoints.whole("step-1", |folder| Ok(fs::write(folder.join("a"), "1")?)).unwrap();
+        // /dev/full answers every write with ENOSPC.
+        let error = checkpoints
+            .whole("step-2", |_| Ok(fs::write("/dev/full", "x").context("weights")?))
+            .unwrap_err();
+        assert!(is_user(&error) && error.to_string().contains("disk is full"), "{error:#}");
+        assert_eq!(checkpoints.last_folder().unwrap(), Some(checkpoints.root.join("step-1")));
+        assert_eq!(
+            fs::read_dir(checkpoints.root()).unwrap().count(),
+            1,
+            "nothing half written is left"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_was_not_finished_is_no_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::of(folder.path());
+        assert_eq!(checkpoints.last_folder().unwrap(), None);
+        fs::create_dir_all(checkpoints.root.join(".step-9")).unwrap();
+        fs::create_dir_all(checkpoints.root.join("best-9")).unwrap();
+        assert_eq!(checkpoints.last_folder().unwrap(), None);
+        fs::create_dir_all(checkpoints.root.join("step-9")).unwrap();
+        fs::create_dir_all(checkpoints.root.join("step-10")).unwrap();
+        assert_eq!(checkpoints.last_folder().unwrap(), Some(checkpoints.root.join("step-10")));
+    }
+}

@@ -1,0 +1,577 @@
+//! Settings of training, as a pipeline file writes them, and the recipe they come to.
+//!
+//! A file sets few keys; a preset gives the rest. [`TrainConfig::resolve`] checks the values and
+//! returns a [`Recipe`] without gaps, which is what the trainer runs and what a cache key is made of.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use artifact::{bail_user, error::user};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    model::{Dtype, ModelConfig},
+    schedule::{Schedule, Warmup},
+    tokenizer::Tokenizer,
+};
+
+/// Named sets of defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// The study's fine-tuning: batch 64, unpacked, constant 1e-5, no decay, validation every 50
+    /// steps and the best of them kept.
+    #[default]
+    Study,
+    /// Language modelling from scratch: packed, batch 16, cosine from 1e-3 after 2 % warm-up,
+    /// decay 0.1, beta2 0.95.
+    Pretrain,
+}
+
+/// Which tokens the loss counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// The assistant's tokens of a rendered conversation, each with its end-of-turn token.
+    Sft,
+    /// Every token of the messages' text, followed by the end-of-text token.
+    Lm,
+}
+
+/// Where the model runs. It does not change what is computed, so it is no part of a cache key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// The CPU engine.
+    Cpu,
+    /// An NVIDIA card.
+    Cuda,
+}
+
+impl Device {
+    /// Refuses a device that this build cannot use.
+    pub fn check(self) -> Result<()> {
+        if self == Device::Cuda {
+            bail_user!(
+                "device = \"cuda\": this build has the CPU engine only; use \"auto\" or \"cpu\""
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Element type of saved weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SavedDtype {
+    /// 32-bit floats, exactly as trained.
+    #[default]
+    F32,
+    /// bfloat16, rounded to nearest even: half the size.
+    Bf16,
+}
+
+impl From<SavedDtype> for Dtype {
+    fn from(dtype: SavedDtype) -> Self {
+        match dtype {
+            SavedDtype::F32 => Dtype::F32,
+            SavedDtype::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
+/// The `[train]` section: every key may be left out, the preset then decides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Where the other keys' defaults come from: "study" (the default) or "pretrain".
+    #[serde(default)]
+    pub preset: Preset,
+    /// "sft": loss on assistant tokens alone (study); "lm": on all tokens of the text (pretrain).
+    pub objective: Option<Objective>,
+    /// Sequences per optimiser step. Default 64 (study), 16 (pretrain).
+    pub batch_size: Option<usize>,
+    /// Most tokens in a sequence. Default 2048 (study), 512 (pretrain), or the model's context if
+    /// that is less. A longer conversation is cut at its end; longer text goes on in another sequence.
+    pub sequence_length: Option<usize>,
+    /// Fill each sequence with documents by best fit; attention stays inside a document. Without
+    /// it a sequence is one document. Padding is never computed. Default false (study), true (pretrain).
+    pub packing: Option<bool>,
+    /// Shuffle the mixture anew in each epoch (default true); false keeps `position` order.
+    pub shuffle: Option<bool>,
+    /// Split a batch into this many parts that are run one after the other. The gradient is
+    /// normalised by the counted tokens of the whole batch. Default: parts of about 8,192 tokens.
+    pub gradient_accumulation: Option<usize>,
+    /// Passes over the data; may be a fraction. Default 1.
+    pub epochs: Option<f64>,
+    /// Optimiser steps, instead of `epochs`.
+    pub steps: Option<u64>,
+    /// Peak learning rate. Default 1e-5 (study), 1e-3 (pretrain).
+    pub learning_rate: Option<f64>,
+    /// "constant" (study), "linear" or "cosine" (pretrain) after the warm-up.
+    pub schedule: Option<Schedule>,
+    /// Steps of linear warm-up. Default 0 (study).
+    pub warmup_steps: Option<u64>,
+    /// Warm-up as a share of all steps, instead of `warmup_steps`. Default 0.02 (pretrain).
+    pub warmup_ratio: Option<f64>,
+    /// What "linear" and "cosine" end at, as a share of the peak. Default 0 (study), 0.1 (pretrain).
+    pub min_lr_ratio: Option<f64>,
+    /// Decoupled weight decay of matrices; norms and biases have none. Default 0 (study), 0.1 (pretrain).
+    pub weight_decay: Option<f64>,
+    /// AdamW's first decay rate. Default 0.9.
+    pub beta1: Option<f64>,
+    /// AdamW's second decay rate. Default 0.999 (study), 0.95 (pretrain).
+    pub beta2: Option<f64>,
+    /// AdamW's epsilon. Default 1e-8.
+    pub eps: Option<f64>,
+    /// Largest gradient norm; 0 switches clipping off. Default 1.
+    pub clip: Option<f64>,
+    /// Training seed: the data's order, and new weights where training starts from none. Default 0.
+    pub seed: Option<u64>,
+    /// Steps between validations; 0 leaves the one at the end alone. Default 50.
+    pub validate_every: Option<u64>,
+    /// Keep the weights with the lowest validation loss, not the last ones. Default true where
+    /// there is validation data.
+    pub keep_best: Option<bool>,
+    /// Steps between checkpoints to resume from; 0 for none. Default 50. Does not change the result.
+    pub checkpoint_every: Option<u64>,
+    /// Element type of the saved model: "f32" (default) or "bf16".
+    pub dtype: Option<SavedDtype>,
+    /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
+    pub device: Option<Device>,
+}
+
+/// How long to train.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Length {
+    /// Passes over the data.
+    Epochs(f64),
+    /// Optimiser steps.
+    Steps(u64),
+}
+
+/// A [`TrainConfig`] without gaps. Its JSON holds what decides the result, and nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recipe {
+    /// Which tokens the loss counts.
+    pub objective: Objective,
+    /// Sequences per optimiser step.
+    pub batch_size: usize,
+    /// Most tokens in a sequence; the model's context bounds it further where it was not asked for.
+    pub sequence_length: usize,
+    /// Whether `sequence_length` was written by the user, so that exceeding the context is an error.
+    #[serde(skip)]
+    pub sequence_length_is_explicit: bool,
+    /// Whether sequences are filled with several documents.
+    pub packing: bool,
+    /// Whether each epoch is shuffled.
+    pub shuffle: bool,
+    /// Parts a batch is run in; `None`: by token count.
+    pub gradient_accumulation: Option<usize>,
+    /// How long to train.
+    pub length: Length,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Shape of the learning rate after warm-up.
+    pub schedule: Schedule,
+    /// Length of the warm-up.
+    pub warmup: Warmup,
+    /// End of the decay as a share of the peak.
+    pub min_lr_ratio: f64,
+    /// Weight decay of matrices.
+    pub weight_decay: f64,
+    /// AdamW beta1.
+    pub beta1: f64,
+    /// AdamW beta2.
+    pub beta2: f64,
+    /// AdamW epsilon.
+    pub eps: f64,
+    /// Largest gradient norm; 0: no clipping.
+    pub clip: f64,
+    /// Training seed.
+    pub seed: u64,
+    /// Steps between validations; 0: at the end alone.
+    pub validate_every: u64,
+    /// Keep the best weights by validation loss.
+    pub keep_best: bool,
+    /// Steps between checkpoints; 0: none.
+    #[serde(skip)]
+    pub checkpoint_every: u64,
+    /// Element type of the saved model.
+    pub dtype: SavedDtype,
+    /// Device.
+    #[serde(skip)]
+    pub device: Device,
+}
+
+impl TrainConfig {
+    /// Fills the gaps from the preset and checks every value. A fault is a `UserError` that names the key.
+    pub fn resolve(&self) -> Result<Recipe> {
+        let pretrain = self.preset == Preset::Pretrain;
+        let pick = |study: f64, other: f64| if pretrain { other } else { study };
+        let length = match (self.epochs, self.steps) {
+            (Some(_), Some(_)) => bail_user!("train: give `epochs` or `steps`, not both"),
+            (_, Some(steps)) => Length::Steps(steps),
+            (epochs, None) => Length::Epochs(epochs.unwrap_or(1.0)),
+        };
+        let warmup = match (self.warmup_steps, self.warmup_ratio) {
+            (Some(_), Some(_)) => {
+                bail_user!("train: give `warmup_steps` or `warmup_ratio`, not both")
+            }
+            (Some(steps), None) => Warmup::Steps(steps),
+            (None, ratio) => Warmup::Ratio(ratio.unwrap_or(pick(0.0, 0.02))),
+        };
+        let default_schedule = if pretrain { Schedule::Cosine } else { Schedule::Constant };
+        let default_objective = if pretrain { Objective::Lm } else { Objective::Sft };
+        let recipe = Recipe {
+            objective: self.objective.unwrap_or(default_objective),
+            batch_size: self.batch_size.unwrap_or(if pretrain { 16 } else { 64 }),
+            sequence_length: self.sequence_length.unwrap_or(if pretrain { 512 } else { 2048 }),
+            sequence_length_is_explicit: self.sequence_length.is_some(),
+            packing: self.packing.unwrap_or(pretrain),
+            shuffle: self.shuffle.unwrap_or(true),
+            gradient_accumulation: self.gradient_accumulation,
+            length,
+            learning_rate: self.learning_rate.unwrap_or(pick(1e-5, 1e-3)),
+            schedule: self.schedule.unwrap_or(default_schedule),
+            warmup,
+            min_lr_ratio: self.min_lr_ratio.unwrap_or(pick(0.0, 0.1)),
+            weight_decay: self.weight_decay.unwrap_or(pick(0.0, 0.1)),
+            beta1: self.beta1.unwrap_or(0.9),
+            beta2: self.beta2.unwrap_or(pick(0.999, 0.95)),
+            eps: self.eps.unwrap_or(1e-8),
+            clip: self.clip.unwrap_or(1.0),
+            seed: self.seed.unwrap_or(0),
+            validate_every: self.validate_every.unwrap_or(50),
+            keep_best: self.keep_best.unwrap_or(true),
+            checkpoint_every: self.checkpoint_every.unwrap_or(50),
+            dtype: self.dtype.unwrap_or_default(),
+            device: self.device.unwrap_or_default(),
+        };
+        recipe.check()?;
+        Ok(recipe)
+    }
+}
+
+impl Recipe {
+    fn check(&self) -> Result<()> {
+        self.device.check()?;
+        let warmup_ratio = if let Warmup::Ratio(ratio) = self.warmup { ratio } else { 0.0 };
+        let (epochs, steps) = match self.length {
+            Length::Epochs(epochs) => (epochs, 1),
+            Length::Steps(steps) => (1.0, steps),
+        };
+        let at_least_one = [
+            ("batch_size", self.batch_size as u64),
+            ("gradient_accumulation", self.gradient_accumulation.unwrap_or(1) as u64),
+            ("steps", steps),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                bail_user!("train.{key} is 0; it must be at least 1");
+            }
+        }
+        if self.sequence_length < 2 {
+            bail_user!("train.sequence_length is {}; it must be at least 2", self.sequence_length);
+        }
+        const OPEN: f64 = 1.0 - f64::EPSILON;
+        const ANY: f64 = f64::MAX;
+        let tiny = f64::MIN_POSITIVE;
+        let within = [
+            ("epochs", epochs, tiny, ANY, "above 0"),
+            ("learning_rate", self.learning_rate, 0.0, ANY, "a number from 0 up"),
+            ("warmup_ratio", warmup_ratio, 0.0, 1.0, "from 0 to 1"),
+            ("min_lr_ratio", self.min_lr_ratio, 0.0, 1.0, "from 0 to 1"),
+            ("weight_decay", self.weight_decay, 0.0, ANY, "a number from 0 up"),
+            ("beta1", self.beta1, 0.0, OPEN, "from 0 to below 1"),
+            ("beta2", self.beta2, 0.0, OPEN, "from 0 to below 1"),
+            ("eps", self.eps, tiny, ANY, "above 0"),
+            ("clip", self.clip, 0.0, ANY, "a number from 0 up (0: no clipping)"),
+        ];
+        for (key, value, low, high, right) in within {
+            if !(low..=high).contains(&value) {
+                bail_user!("train.{key} is {value}; it must be {right}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where training starts.
+#[derive(Clone, Debug)]
+pub enum BaseModel {
+    /// A Hugging Face folder with weights and tokenizer.
+    Weights(PathBuf),
+    /// New weights.
+    Random {
+        /// Shape of the model.
+        init: InitConfig,
+        /// Folder with `tokenizer.json`.
+        tokenizer: PathBuf,
+        /// Seed of the weights.
+        seed: u64,
+    },
+}
+
+impl BaseModel {
+    /// The folder whose tokenizer and chat template are used.
+    pub fn tokenizer(&self) -> &Path {
+        match self {
+            BaseModel::Weights(folder) => folder,
+            BaseModel::Random { tokenizer, .. } => tokenizer,
+        }
+    }
+}
+
+/// What is trained and validated on.
+#[derive(Clone, Debug)]
+pub struct TrainData {
+    /// `mixture.parquet`, or an `examples.parquet`, of which the train split is taken.
+    pub train: PathBuf,
+    /// Examples to validate on. Without it, an `examples.parquet` in `train` gives its validation split.
+    pub validation: Option<PathBuf>,
+}
+
+/// The shape of a new model, in the field names of Hugging Face's `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InitConfig {
+    /// Family: "llama" (default) or "qwen2".
+    #[serde(default = "llama")]
+    pub model_type: String,
+    /// Channels.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key/value heads; default: as many as query heads.
+    pub num_key_value_heads: Option<usize>,
+    /// Width of the feed-forward layer; default: 8/3 of `hidden_size`, rounded up to a multiple of 32.
+    pub intermediate_size: Option<usize>,
+    /// Context in tokens. Default 2048.
+    #[serde(default = "context")]
+    pub max_position_embeddings: usize,
+    /// Base of the rotary frequencies. Default 10000.
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f64,
+    /// Epsilon of the norms. Default 1e-6.
+    #[serde(default = "norm_eps")]
+    pub rms_norm_eps: f64,
+    /// Share the embedding with the output head. Default true.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of the random weights. Default 0.02.
+    #[serde(default = "spread")]
+    pub initializer_range: f64,
+    /// Rows of the embedding; default: the tokenizer's size, rounded up to a multiple of 64.
+    pub vocab_size: Option<usize>,
+}
+
+fn llama() -> String {
+    "llama".to_owned()
+}
+fn context() -> usize {
+    2048
+}
+fn rope_theta() -> f64 {
+    10_000.0
+}
+fn norm_eps() -> f64 {
+    1e-6
+}
+fn yes() -> bool {
+    true
+}
+fn spread() -> f64 {
+    0.02
+}
+
+impl InitConfig {
+    /// Reads a TOML file, or a JSON file of the same keys (`.json`).
+    pub fn load(path: &Path) -> Result<Self> {
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let file = std::io::BufReader::new(artifact::error::open_input(path)?);
+            return serde_json::from_reader(file)
+                .map_err(|error| user(format!("{}: {error}", path.display())));
+        }
+        artifact::config::load_toml(path)
+    }
+
+    /// The config of a new model for a tokenizer.
+    pub fn model_config(&self, tokenizer: &Tokenizer) -> Result<ModelConfig> {
+        let architecture = match self.model_type.as_str() {
+            "llama" => "LlamaForCausalLM",
+            "qwen2" => "Qwen2ForCausalLM",
+            other => {
+                bail_user!("init.model_type is \"{other}\"; new models are \"llama\" or \"qwen2\"")
+            }
+        };
+        let Value::Object(mut fields) = json!(self) else {
+            unreachable!("a struct serialises to an object")
+        };
+        let mut set = |key: &str, value: Value| {
+            let unset = fields.get(key).is_none_or(Value::is_null);
+            if unset {
+                fields.insert(key.to_owned(), value);
+            }
+        };
+        set("architectures", json!([architecture]));
+        set("hidden_act", json!("silu"));
+        set("num_key_value_heads", json!(self.num_attention_heads));
+        set("intermediate_size", json!((self.hidden_size * 8).div_ceil(3).next_multiple_of(32)));
+        set("vocab_size", json!(tokenizer.size().next_multiple_of(64)));
+        for (key, name) in [("bos_token_id", "bos_token"), ("eos_token_id", "eos_token")] {
+            set(key, json!(tokenizer.named_id(name)));
+        }
+        ModelConfig::parse(&Value::Object(fields).to_string(), Path::new("[model.init]"))
+    }
+}
+
+/// The `[generate]` section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GenerateConfig {
+    /// Most tokens of an answer. Default 256.
+    pub max_new_tokens: usize,
+    /// 0 (default) takes the most likely token; above 0 samples.
+    pub temperature: f64,
+    /// Sample from the fewest tokens that hold this much probability. Default 1: from all.
+    pub top_p: f64,
+    /// Seed of the sampling. Default 0.
+    pub seed: u64,
+    /// Texts that end an answer; they are cut off.
+    pub stop: Vec<String>,
+    /// Prompts run side by side. Does not change the answers. Default 16.
+    #[serde(skip_serializing)]
+    pub batch_size: usize,
+    /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
+    #[serde(skip_serializing)]
+    pub device: Device,
+}
+
+impl Default for GenerateConfig {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 256,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+            batch_size: 16,
+            device: Device::Auto,
+        }
+    }
+}
+
+impl GenerateConfig {
+    /// Checks the values; a fault is a `UserError` that names the key.
+    pub fn check(&self) -> Result<()> {
+        self.device.check()?;
+        if self.max_new_tokens == 0 {
+            bail_user!("generate.max_new_tokens is 0; it must be at least 1");
+        }
+        if self.batch_size == 0 {
+            bail_user!("generate.batch_size is 0; it must be at least 1");
+        }
+        if !self.temperature.is_finite() || self.temperature < 0.0 {
+            bail_user!(
+                "generate.temperature is {}; it must be a number from 0 up",
+                self.temperature
+            );
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            bail_user!("generate.top_p is {}; it must be above 0 and at most 1", self.top_p);
+        }
+        if self.stop.iter().any(String::is_empty) {
+            bail_user!("generate.stop holds an empty text, which would end every answer at once");
+        }
+        Ok(())
+    }
+}
+
+/// The `[tokenizer]` section: how a tokenizer is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenizerConfig {
+    /// Ids in all, with 256 bytes and the special tokens. Default 8192.
+    pub vocab_size: usize,
+    /// How often a pair must occur to be merged. Default 2.
+    pub min_frequency: u64,
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        Self { vocab_size: 8192, min_frequency: 2 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use artifact::error::is_user;
+
+    fn parse(text: &str) -> Result<TrainConfig> {
+        artifact::config::from_toml(text, Path::new("train.toml"))
+    }
+
+    #[test]
+    fn the_study_preset_is_the_papers_recipe_and_keys_override_it() {
+        // arXiv 2504.16677: batch 64, unpacked, constant 1e-5, best of a checkpoint every 50 steps.
+        let recipe = parse("preset = \"study\"\nepochs = 2").unwrap().resolve().unwrap();
+        assert_eq!((recipe.batch_size, recipe.packing, recipe.learning_rate), (64, false, 1e-5));
+        assert_eq!(
+            (recipe.schedule, recipe.validate_every, recipe.keep_best),
+            (Schedule::Constant, 50, true)
+        );
+        assert_eq!(recipe.length, Length::Epochs(2.0));
+        let own = parse("preset = \"study\"\nbatch_size = 8\nlearning_rate = 1e-3")
+            .unwrap()
+            .resolve()
+            .unwrap();
+        assert_eq!((own.batch_size, own.learning_rate), (8, 1e-3));
+        assert_eq!(
+            parse("").unwrap().resolve().unwrap(),
+            parse("preset = \"study\"").unwrap().resolve().unwrap()
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let error = parse("batchsize = 3").unwrap_err();
+        assert!(is_user(&error) && error.to_string().contains("batch_size"), "{error}");
+    }
+
+    #[test]
+    fn bad_values_name_their_key() {
+        for (text, key) in [
+            ("batch_size = 0", "batch_size"),
+            ("learning_rate = -1.0", "learning_rate"),
+            ("learning_rate = nan", "learning_rate"),
+            ("epochs = 0", "epochs"),
+            ("epochs = 1\nsteps = 1", "epochs"),
+            ("warmup_ratio = 2.0", "warmup_ratio"),
+            ("beta2 = 1.0", "beta2"),
+            ("sequence_length = 1", "sequence_length"),
+            ("device = \"cuda\"", "CPU engine"),
+        ] {
+            let error = parse(text).unwrap().resolve().unwrap_err();
+            assert!(is_user(&error) && error.to_string().contains(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_change_the_result_is_not_in_the_recipes_json() {
+        let base = parse("").unwrap().resolve().unwrap();
+        let moved = parse("device = \"cpu\"\ncheckpoint_every = 7").unwrap().resolve().unwrap();
+        assert_eq!(json!(base), json!(moved));
+        let other = parse("seed = 1").unwrap().resolve().unwrap();
+        assert_ne!(json!(base), json!(other));
+    }
+}

@@ -1,0 +1,377 @@
+//! Answers to prompts: a fixed number of slots, each with one prompt; a slot whose answer ends takes
+//! the next prompt at once.
+//!
+//! An answer depends on its prompt alone: the engine gives a row the same bits whatever stands beside it,
+//! and the random numbers are keyed by example and token. Rows are written in the order of the input.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    path::Path,
+    time::Instant,
+};
+
+use anyhow::Result;
+use artifact::{
+    Bar, Context, Example, Factors, bail_user,
+    example::frame_to_examples,
+    parquet::{self, Writer},
+    polars::prelude::*,
+    schema::{EXAMPLES, GENERATIONS},
+    text::{count, duration},
+};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::{
+    config::GenerateConfig,
+    disk::explain_full_disk,
+    encoder::Encoder,
+    model::{KvCache, Model, ModelConfig},
+    sampling::Sampler,
+};
+
+/// Answers written at once.
+const CHUNK: usize = 1024;
+
+/// What a generation came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// Prompts.
+    pub prompts: u64,
+    /// Tokens in the prompts.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Answers by `finish_reason`.
+    pub finish_reasons: BTreeMap<String, u64>,
+    /// Seconds taken.
+    pub seconds: f64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let speed = self.generated_tokens as f64 / self.seconds.max(1e-9);
+        let reasons: Vec<String> = self
+            .finish_reasons
+            .iter()
+            .map(|(reason, rows)| format!("{} {reason}", count(*rows)))
+            .collect();
+        write!(
+            f,
+            "{} answers ({}), {} tokens in {} ({}/s)",
+            count(self.prompts),
+            reasons.join(", "),
+            count(self.generated_tokens),
+            duration(self.seconds),
+            count(speed as u64)
+        )
+    }
+}
+
+/// A finished answer.
+struct Answer {
+    example: Example,
+    prompt: String,
+    text: String,
+    reason: &'static str,
+    prompt_tokens: usize,
+    generated_tokens: usize,
+}
+
+/// A prompt that waits for a slot.
+struct Waiting {
+    order: usize,
+    example: Example,
+    prompt: String,
+    ids: Vec<u32>,
+}
+
+/// A prompt in a slot.
+struct Active {
+    waiting: Waiting,
+    generated: Vec<u32>,
+}
+
+/// Answers every row of `prompts` (examples, of which a last assistant message is left out) with the
+/// model folder `model`, and writes `out/generations.parquet` with the run's factors.
+///
+/// A prompt that leaves no room in the model's context gets an empty answer with `finish_reason`
+/// "prompt-too-long". One that ends at the context's end has the reason "length".
+pub fn generate(
+    config: &GenerateConfig,
+    model: &Path,
+    prompts: &Path,
+    factors: &Factors,
+    run_id: &str,
+    out: &Path,
+    ctx: &Context,
+) -> Result<Summary> {
+    config.check()?;
+    let encoder = Encoder::load(model)?;
+    let model_config = ModelConfig::load(model)?;
+    encoder.tokenizer.check_fits(model_config.vocab_size)?;
+    let examples = read_prompts(prompts)?;
+    let total = examples.len();
+    let mut generator = Generator {
+        config,
+        stop_ids: encoder.stop_ids()?,
+        context: model_config.max_position_embeddings,
+        sampler: Sampler {
+            temperature: config.temperature,
+            top_p: config.top_p,
+            seed: config.seed,
+        },
+        sink: Sink::create(out, factors, run_id)?,
+        encoder: &encoder,
+        done: BTreeMap::new(),
+        waiting: VecDeque::new(),
+        started: Instant::now(),
+        bar: ctx.bar("generate", "prompts", Some(total as u64)),
+        ctx,
+    };
+    generator.encode_prompts(examples, prompts)?;
+    generator.answer(Model::load(model)?)?;
+    generator.bar.finish();
+    let mut summary = generator.sink.finish()?;
+    summary.seconds = generator.started.elapsed().as_secs_f64();
+    let too_long = summary.finish_reasons.get(TOO_LONG).copied().unwrap_or(0);
+    if too_long > 0 {
+        ctx.warn(format!(
+            "{}: {} of {} prompts leave no room in the model's context of {} tokens; their answers are empty",
+            prompts.display(),
+            count(too_long),
+            count(total as u64),
+            count(generator.context as u64)
+        ));
+    }
+    Ok(summary)
+}
+
+const STOP: &str = "stop";
+const LENGTH: &str = "length";
+const TOO_LONG: &str = "prompt-too-long";
+
+fn read_prompts(path: &Path) -> Result<Vec<Example>> {
+    let examples = frame_to_examples(&parquet::read(path, Some(&EXAMPLES))?)?;
+    if examples.is_empty() {
+        bail_user!("{}: holds no rows, so there is nothing to answer", path.display());
+    }
+    Ok(examples)
+}
+
+struct Generator<'a> {
+    config: &'a GenerateConfig,
+    encoder: &'a Encoder,
+    stop_ids: Vec<u32>,
+    context: usize,
+    sampler: Sampler,
+    waiting: VecDeque<Waiting>,
+    /// Answers whose turn to be written has not come.
+    done: BTreeMap<usize, Answer>,
+    sink: Sink<'a>,
+    started: Instant,
+    bar: Bar,
+    ctx: &'a Context,
+}
+
+impl Generator<'_> {
+    /// Renders and encodes the prompts; those without room are answered here.
+    fn encode_prompts(&mut self, examples: Vec<Example>, path: &Path) -> Result<()> {
+        let encoder = self.encoder;
+        let encoded: Vec<_> =
+            examples.par_iter().map(|example| encoder.prompt(&example.messages)).collect();
+        for (order, (example, encoded)) in examples.into_iter().zip(encoded).enumerate() {
+            let row = || format!("{}: example {}", path.display(), example.example_id);
+            let (prompt, ids) = encoded.map_err(|error| error.context(row()))?;
+            if ids.is_empty() {
+                bail_user!("{} has an empty prompt", row());
+            }
+            let waiting = Waiting { order, example, prompt, ids };
+            if waiting.ids.len() >= self.context {
+                self.finish(Active { waiting, generated: Vec::new() }, String::new(), TOO_LONG)?;
+            } else {
+                self.waiting.push_back(waiting);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers all that waits.
+    fn answer(&mut self, mut model: Model) -> Result<()> {
+        let slots = self.config.batch_size.min(self.waiting.len()).max(1);
+        let longest = self.waiting.iter().map(|waiting| waiting.ids.len()).max().unwrap_or(0);
+        let capacity = (longest + self.config.max_new_tokens).min(self.context);
+        let mut cache = KvCache::new(&model, slots, capacity);
+        let mut active: Vec<Option<Active>> = (0..slots).map(|_| None).collect();
+        loop {
+            self.ctx.check()?;
+            self.fill(&mut active, &mut cache, &mut model)?;
+            let inputs: Vec<(usize, u32)> = active
+                .iter()
+                .enumerate()
+                .filter_map(|(slot, active)| Some((slot, *active.as_ref()?.generated.last()?)))
+                .collect();
+            if inputs.is_empty() {
+                return Ok(());
+            }
+            let logits = model.decode(&mut cache, &inputs)?;
+            for (row, (slot, _)) in inputs.iter().enumerate() {
+                self.extend(&mut active[*slot], logits.row(row))?;
+            }
+            let speed =
+                self.sink.summary.generated_tokens as f64 / self.started.elapsed().as_secs_f64();
+            self.bar.note(&format!("{} tokens/s", count(speed as u64)));
+        }
+    }
+
+    /// Gives free slots to waiting prompts, whose first tokens come from the prefill.
+    fn fill(
+        &mut self,
+        active: &mut [Option<Active>],
+        cache: &mut KvCache,
+        model: &mut Model,
+    ) -> Result<()> {
+        while !self.waiting.is_empty() && active.iter().any(Option::is_none) {
+            let mut entering = Vec::new();
+            for (slot, place) in active.iter_mut().enumerate() {
+                if place.is_none()
+                    && let Some(waiting) = self.waiting.pop_front()
+                {
+                    cache.clear(slot);
+                    *place = Some(Active { waiting, generated: Vec::new() });
+                    entering.push(slot);
+                }
+            }
+            let ids =
+                |slot: usize| active[slot].as_ref().map_or(&[][..], |active| &active.waiting.ids);
+            let sequences: Vec<(usize, &[u32])> =
+                entering.iter().map(|&slot| (slot, ids(slot))).collect();
+            let logits = model.prefill(cache, &sequences)?;
+            for (row, &slot) in entering.iter().enumerate() {
+                self.extend(&mut active[slot], logits.row(row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the token that `logits` give; a slot whose answer is complete becomes free.
+    fn extend(&mut self, slot: &mut Option<Active>, logits: &[f32]) -> Result<()> {
+        let Some(mut active) = slot.take() else { return Ok(()) };
+        let example_id = &active.waiting.example.example_id;
+        let token = self.sampler.choose(logits, example_id, active.generated.len());
+        if self.stop_ids.binary_search(&token).is_ok() {
+            let text = self.encoder.tokenizer.decode(&active.generated)?;
+            return self.finish(active, text, STOP);
+        }
+        active.generated.push(token);
+        if !self.config.stop.is_empty() {
+            let text = self.encoder.tokenizer.decode(&active.generated)?;
+            if let Some(end) =
+                self.config.stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
+            {
+                return self.finish(active, text[..end].to_owned(), STOP);
+            }
+        }
+        let is_full = active.waiting.ids.len() + active.generated.len() >= self.context;
+        if is_full || active.generated.len() == self.config.max_new_tokens {
+            let text = self.encoder.tokenizer.decode(&active.generated)?;
+            return self.finish(active, text, LENGTH);
+        }
+        *slot = Some(active);
+        Ok(())
+    }
+
+    /// Takes an answer, and writes all whose turn has come.
+    fn finish(&mut self, active: Active, text: String, reason: &'static str) -> Result<()> {
+        let Active { waiting: Waiting { order, example, prompt, ids }, generated } = active;
+        let (prompt_tokens, generated_tokens) = (ids.len(), generated.len());
+        self.done.insert(
+            order,
+            Answer { example, prompt, text, reason, prompt_tokens, generated_tokens },
+        );
+        while let Some(answer) = self.done.remove(&self.sink.taken) {
+            self.sink.take(answer)?;
+        }
+        self.bar.inc(1);
+        Ok(())
+    }
+}
+
+/// Writes answers in order, a chunk at a time.
+struct Sink<'a> {
+    factors: &'a Factors,
+    run_id: &'a str,
+    path: std::path::PathBuf,
+    writer: Writer,
+    answers: Vec<Answer>,
+    taken: usize,
+    summary: Summary,
+}
+
+impl<'a> Sink<'a> {
+    fn create(out: &Path, factors: &'a Factors, run_id: &'a str) -> Result<Self> {
+        let path = out.join("generations.parquet");
+        Ok(Self {
+            writer: Writer::create(&path, &GENERATIONS)?,
+            path,
+            factors,
+            run_id,
+            answers: Vec::new(),
+            taken: 0,
+            summary: Summary::default(),
+        })
+    }
+
+    fn take(&mut self, answer: Answer) -> Result<()> {
+        self.taken += 1;
+        self.summary.prompts += 1;
+        self.summary.prompt_tokens += answer.prompt_tokens as u64;
+        self.summary.generated_tokens += answer.generated_tokens as u64;
+        *self.summary.finish_reasons.entry(answer.reason.to_owned()).or_default() += 1;
+        self.answers.push(answer);
+        if self.answers.len() == CHUNK { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let answers = std::mem::take(&mut self.answers);
+        if answers.is_empty() {
+            return Ok(());
+        }
+        let text = |name: &str, value: &dyn Fn(&Answer) -> &str| {
+            StringChunked::from_iter_values(name.into(), answers.iter().map(value)).into_column()
+        };
+        let number = |name: &str, value: &dyn Fn(&Answer) -> usize| {
+            Int64Chunked::from_iter_values(
+                name.into(),
+                answers.iter().map(|answer| value(answer) as i64),
+            )
+            .into_column()
+        };
+        let references = answers.iter().map(|answer| answer.example.reference.as_deref());
+        let mut frame = DataFrame::new(
+            answers.len(),
+            vec![
+                Column::new("run_id".into(), vec![self.run_id; answers.len()]),
+                text("example_id", &|answer| &answer.example.example_id),
+                text("item_id", &|answer| &answer.example.item_id),
+                text("lang", &|answer| &answer.example.lang),
+                text("task", &|answer| &answer.example.task),
+                text("prompt", &|answer| &answer.prompt),
+                text("generation", &|answer| &answer.text),
+                text("finish_reason", &|answer| answer.reason),
+                StringChunked::from_iter_options("reference".into(), references).into_column(),
+                number("prompt_tokens", &|answer| answer.prompt_tokens),
+                number("generated_tokens", &|answer| answer.generated_tokens),
+            ],
+        )?;
+        self.factors.add_to(&mut frame)?;
+        self.writer.write(&frame).map_err(|error| explain_full_disk(error, &self.path))
+    }
+
+    fn finish(mut self) -> Result<Summary> {
+        self.write()?;
+        self.writer.finish().map_err(|error| explain_full_disk(error, &self.path))?;
+        Ok(self.summary)
+    }
+}

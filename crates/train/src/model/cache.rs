@@ -1,0 +1,170 @@
+//! Generation: prompts fill slots of a cache of keys and values, then each step takes one token a slot. What a slot yields is the
+//! same, bit for bit, whatever other slots are in use: prompts are run one by one, and decoding uses operations whose rows do not
+//! depend on one another.
+
+use anyhow::{Result, ensure};
+
+use super::activations::Activations;
+use super::decoder::Attend;
+use super::{Batch, Decoder, ModelConfig, Packed, pass};
+use crate::ops::{Backend, CacheShape, Cpu};
+
+/// Keys and values of the sequences being generated, one slot each.
+pub struct KvCache<B: Backend = Cpu> {
+    /// One tensor a layer.
+    layers: Vec<B::Tensor>,
+    shape: CacheShape,
+    /// Tokens in each slot.
+    lengths: Vec<usize>,
+}
+
+/// One row of logits for each sequence of a call, in its order.
+#[derive(Debug, Clone)]
+pub struct Logits {
+    values: Vec<f32>,
+    vocab: usize,
+}
+
+impl Logits {
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.vocab
+    }
+
+    /// Logits `[V]` of the `index`-th sequence.
+    ///
+    /// # Panics
+    /// If there are not so many rows.
+    #[must_use]
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.vocab..(index + 1) * self.vocab]
+    }
+}
+
+impl<B: Backend + Clone> KvCache<B> {
+    /// Room for `slots` sequences of at most `capacity` tokens, prompt and generated together.
+    #[must_use]
+    pub fn new(model: &Decoder<B>, slots: usize, capacity: usize) -> Self {
+        let shape = CacheShape { heads: model.config.heads(), capacity };
+        let layers = (0..model.config.num_hidden_layers).map(|_| model.backend.zeros(slots * shape.slot_len())).collect();
+        Self { layers, shape, lengths: vec![0; slots] }
+    }
+
+    /// Number of slots.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Tokens that a slot holds at most.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.shape.capacity
+    }
+
+    /// Tokens in a slot.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    #[must_use]
+    pub fn len(&self, slot: usize) -> usize {
+        self.lengths[slot]
+    }
+
+    /// Empties a slot.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    pub fn clear(&mut self, slot: usize) {
+        self.lengths[slot] = 0;
+    }
+
+    /// That slot exists and has room for `tokens` in all, which the model's context has too.
+    fn check(&self, slot: usize, tokens: usize, config: &ModelConfig) -> Result<()> {
+        ensure!(slot < self.slots(), "slot {slot} of {}", self.slots());
+        ensure!(tokens <= self.capacity(), "{tokens} tokens in a slot for {}", self.capacity());
+        let context = config.max_position_embeddings;
+        ensure!(tokens <= context, "{tokens} tokens in a context of {context}");
+        Ok(())
+    }
+}
+
+impl<B: Backend + Clone> Decoder<B> {
+    /// Puts each prompt into its slot, in place of what was there, and returns the logits after each one's last token.
+    ///
+    /// # Errors
+    /// If a prompt is empty or longer than a slot or the context, or an id is outside the vocabulary.
+    pub fn prefill(&mut self, cache: &mut KvCache<B>, sequences: &[(usize, &[u32])]) -> Result<Logits> {
+        let mut values = Vec::with_capacity(sequences.len() * self.config.vocab_size);
+        for &(slot, tokens) in sequences {
+            cache.check(slot, tokens.len(), &self.config)?;
+            let mut targets = vec![-1; tokens.len()];
+            if let Some(last) = targets.last_mut() {
+                *last = 0;
+            }
+            let batch = Batch { tokens: tokens.to_vec(), targets, documents: vec![0, tokens.len() as u32] };
+            batch.check(&self.config)?;
+            self.reserve_angles(tokens.len());
+            let slots = self.backend.index(&vec![slot as u32; tokens.len()]);
+            let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, shape: cache.shape };
+            let packed = batch.pack(&self.backend);
+            values.extend(self.logits(&packed, attend, tokens.len()));
+            cache.lengths[slot] = tokens.len();
+        }
+        Ok(Logits { values, vocab: self.config.vocab_size })
+    }
+
+    /// Appends one token to each of some slots and returns the logits after it.
+    ///
+    /// # Errors
+    /// If a slot is empty, full or named twice, or an id is outside the vocabulary.
+    pub fn decode(&mut self, cache: &mut KvCache<B>, tokens: &[(usize, u32)]) -> Result<Logits> {
+        let (mut slots, mut positions) = (Vec::new(), Vec::new());
+        for (i, &(slot, id)) in tokens.iter().enumerate() {
+            ensure!(tokens[..i].iter().all(|(other, _)| *other != slot), "slot {slot} is named twice");
+            ensure!((id as usize) < self.config.vocab_size, "token id {id} in a vocabulary of {}", self.config.vocab_size);
+            cache.check(slot, cache.lengths.get(slot).map_or(0, |len| len + 1), &self.config)?;
+            ensure!(cache.lengths[slot] > 0, "slot {slot} has no prompt");
+            slots.push(slot as u32);
+            positions.push(cache.lengths[slot] as u32);
+        }
+        let longest = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        self.reserve_angles(longest);
+        let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
+        let packed = Packed::steps(&self.backend, &ids, &positions);
+        let slots = self.backend.index(&slots);
+        let attend = Attend::Step { caches: &mut cache.layers, slots: &slots, shape: cache.shape };
+        let values = self.logits(&packed, attend, tokens.len());
+        for &(slot, _) in tokens {
+            cache.lengths[slot] += 1;
+        }
+        Ok(Logits { values, vocab: self.config.vocab_size })
+    }
+
+    /// Logits of the rows of `packed` that count.
+    fn logits(&mut self, packed: &Packed<B>, attend: Attend<'_, B>, rows: usize) -> Vec<f32> {
+        if rows == 0 {
+            return Vec::new();
+        }
+        let kept = Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
+        let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
+        pass.forward(packed, kept, attend);
+        pass.logits(packed, kept)
+    }
+}
+
+impl<B: Backend> Packed<B> {
+    /// One token of each of some cached sequences; every row counts.
+    fn steps(backend: &B, ids: &[u32], positions: &[u32]) -> Self {
+        let all: Vec<u32> = (0..ids.len() as u32).collect();
+        Self {
+            tokens: backend.index(ids),
+            positions: backend.index(positions),
+            documents: backend.index(&[]),
+            counted: backend.index(&all),
+            counted_rows: all,
+            targets: backend.index(&[]),
+        }
+    }
+}

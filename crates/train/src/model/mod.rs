@@ -1,0 +1,307 @@
+//! The model: a decoder-only transformer of one of the families in [`config`], trained and run by hand-written passes over a
+//! [`Backend`]. [`weights`] says which tensors there are, `folder` reads and writes them in the Hugging Face layout,
+//! `decoder` is the mathematics, `cache` decodes. [`Model`] is the decoder on the processor.
+
+mod activations;
+mod cache;
+pub mod config;
+mod decoder;
+mod folder;
+pub mod weights;
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+
+use crate::ops::{Backend, Cpu, rope};
+use activations::Activations;
+use decoder::{Attend, Pass};
+use weights::{Spec, Weights};
+
+pub use cache::{KvCache, Logits};
+pub use config::ModelConfig;
+pub use folder::Dtype;
+
+/// A decoder on the processor.
+pub type Model = Decoder<Cpu>;
+
+/// A decoder with its weights and the memory of its passes, on some backend.
+pub struct Decoder<B: Backend> {
+    backend: B,
+    config: ModelConfig,
+    specs: Arc<Weights<Spec>>,
+    weights: Weights<B::Tensor>,
+    /// Rotary cosines and sines of the positions met so far, and how many those are.
+    angles: (B::Tensor, usize),
+    /// The memory of training passes, and that of passes without a gradient.
+    training: Option<Activations<B::Tensor>>,
+    inference: Option<Activations<B::Tensor>>,
+}
+
+/// N tokens laid end to end; attention stays inside each document. No padding tokens exist, and rotary positions restart at
+/// each document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids `[N]`.
+    pub tokens: Vec<u32>,
+    /// The token after each one `[N]`; −1: not counted.
+    pub targets: Vec<i32>,
+    /// Where each document starts, and N at the end.
+    pub documents: Vec<u32>,
+}
+
+/// A checked batch in a backend's memory.
+struct Packed<B: Backend> {
+    tokens: B::Index,
+    positions: B::Index,
+    documents: B::Index,
+    /// The rows that count, for the backend and for the host.
+    counted: B::Index,
+    counted_rows: Vec<u32>,
+    /// Their targets.
+    targets: B::Index,
+}
+
+impl Batch {
+    /// Checks ids, targets and documents against the config.
+    fn check(&self, config: &ModelConfig) -> Result<()> {
+        let rows = self.tokens.len();
+        ensure!(rows > 0, "the batch is empty");
+        ensure!(self.targets.len() == rows, "{} targets for {rows} tokens", self.targets.len());
+        for id in self.tokens.iter().map(|&id| i64::from(id)).chain(self.targets.iter().map(|&id| i64::from(id))) {
+            ensure!((-1..config.vocab_size as i64).contains(&id), "token id {id} in a vocabulary of {}", config.vocab_size);
+        }
+        let ends = (self.documents.first(), self.documents.last());
+        ensure!(ends == (Some(&0), Some(&(rows as u32))), "documents must go from 0 to {rows}, not {ends:?}");
+        for pair in self.documents.windows(2) {
+            let len = i64::from(pair[1]) - i64::from(pair[0]);
+            ensure!(
+                (1..=config.max_position_embeddings as i64).contains(&len),
+                "a document of {len} tokens where 1 to {} are possible",
+                config.max_position_embeddings
+            );
+        }
+        Ok(())
+    }
+
+    fn pack<B: Backend>(&self, backend: &B) -> Packed<B> {
+        let positions: Vec<u32> = self.documents.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
+        let counted: Vec<u32> =
+            self.targets.iter().zip(0..).filter(|(target, _)| **target >= 0).map(|(_, row)| row).collect();
+        let targets: Vec<u32> = counted.iter().map(|&row| self.targets[row as usize] as u32).collect();
+        Packed {
+            tokens: backend.index(&self.tokens),
+            positions: backend.index(&positions),
+            documents: backend.index(&self.documents),
+            counted: backend.index(&counted),
+            counted_rows: counted,
+            targets: backend.index(&targets),
+        }
+    }
+
+    /// Length of the longest document.
+    fn longest(&self) -> usize {
+        self.documents.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
+    }
+}
+
+impl<B: Backend + Clone> Decoder<B> {
+    /// A decoder of `config` whose tensors `values` makes.
+    fn build(backend: B, config: ModelConfig, mut values: impl FnMut(&Spec) -> Result<Vec<f32>>) -> Result<Self> {
+        let specs = Arc::new(weights::specs(&config));
+        let weights = specs.try_map(|spec| values(spec).map(|values| backend.tensor(values)))?;
+        let angles = (backend.zeros(0), 0);
+        Ok(Self { backend, config, specs, weights, angles, training: None, inference: None })
+    }
+
+    /// A decoder with random weights: normal with the config's `initializer_range`, matrices that write to the residual stream
+    /// smaller by √(2L), norms one, biases zero. The same seed gives the same bytes.
+    #[must_use]
+    pub fn random_on(backend: B, config: ModelConfig, seed: u64) -> Self {
+        let facts = config.clone();
+        Self::build(backend, config, |spec| Ok(weights::initial(spec, &facts, seed))).expect("drawing cannot fail")
+    }
+
+    /// The same weights on another backend.
+    #[must_use]
+    pub fn copy_to<C: Backend + Clone>(&self, backend: C) -> Decoder<C> {
+        let mut all = self.specs.all().into_iter().zip(self.weights.all());
+        let values = |_: &Spec| {
+            let (spec, tensor) = all.next().expect("as many tensors as specs");
+            Ok(self.backend.values(tensor, spec.len()))
+        };
+        Decoder::build(backend, self.config.clone(), values).expect("copying cannot fail")
+    }
+
+    /// What the model is.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// To set fields that a saved model carries along.
+    pub fn config_mut(&mut self) -> &mut ModelConfig {
+        &mut self.config
+    }
+
+    /// Number of trained values; a tied head counts once.
+    #[must_use]
+    pub fn parameter_count(&self) -> usize {
+        self.specs.all().iter().map(|spec| spec.len()).sum()
+    }
+
+    /// Loss of each token `[N]`, 0 where masked; `gradients` += `scale` · d(sum of losses).
+    ///
+    /// # Errors
+    /// If the batch contradicts itself or the config.
+    pub fn forward_backward(&mut self, batch: &Batch, scale: f32, gradients: &mut Gradients<B>) -> Result<Vec<f32>> {
+        batch.check(&self.config)?;
+        self.reserve_angles(batch.longest());
+        let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
+        let kept = Activations::reserve(&mut self.training, &self.backend, &self.config, rows, true);
+        let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
+        pass.forward(&packed, kept, Attend::Documents);
+        let losses = pass.losses(&packed, kept, Some((scale, &mut gradients.weights)));
+        Ok(spread(&losses, &packed.counted_rows, rows))
+    }
+
+    /// Loss of each token `[N]`, 0 where masked.
+    ///
+    /// # Errors
+    /// If the batch contradicts itself or the config.
+    pub fn losses(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        batch.check(&self.config)?;
+        self.reserve_angles(batch.longest());
+        let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
+        let kept = Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
+        let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
+        pass.forward(&packed, kept, Attend::Documents);
+        let losses = pass.losses(&packed, kept, None);
+        Ok(spread(&losses, &packed.counted_rows, rows))
+    }
+
+    /// What the optimiser needs of the model.
+    pub(crate) fn specs(&self) -> Arc<Weights<Spec>> {
+        Arc::clone(&self.specs)
+    }
+
+    pub(crate) fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    pub(crate) fn weights_mut(&mut self) -> &mut Weights<B::Tensor> {
+        &mut self.weights
+    }
+
+    /// Sees to it that positions below `positions` have their angles.
+    fn reserve_angles(&mut self, positions: usize) {
+        if self.angles.1 < positions {
+            let positions = positions.next_power_of_two();
+            let table = rope::angles(positions, self.config.head_dim, self.config.rope_theta);
+            self.angles = (self.backend.tensor(table), positions);
+        }
+    }
+}
+
+fn pass<'a, B: Backend>(
+    backend: &'a B,
+    config: &'a ModelConfig,
+    weights: &'a Weights<B::Tensor>,
+    angles: &'a B::Tensor,
+    rows: usize,
+) -> Pass<'a, B> {
+    Pass { backend, config, weights, angles, rows }
+}
+
+/// The counted rows' losses at their places, 0 elsewhere.
+fn spread(losses: &[f32], counted: &[u32], rows: usize) -> Vec<f32> {
+    let mut all = vec![0.0; rows];
+    for (loss, &row) in losses.iter().zip(counted) {
+        all[row as usize] = *loss;
+    }
+    all
+}
+
+impl Model {
+    /// A model with random weights; see [`Decoder::random_on`].
+    #[must_use]
+    pub fn random(config: ModelConfig, seed: u64) -> Self {
+        Self::random_on(Cpu, config, seed)
+    }
+
+    /// The checkpoint's tensors by name, in its order.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(&str, &[f32])> {
+        named(&self.specs, &self.weights)
+    }
+
+    /// The same to write to.
+    pub fn parameters_mut(&mut self) -> Vec<(&str, &mut [f32])> {
+        let mut all = Vec::new();
+        for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all_mut()) {
+            let mut rest = &mut tensor[..];
+            for part in &spec.parts {
+                let (values, after) = rest.split_at_mut(part.range.len());
+                all.push((part.name.as_str(), values));
+                rest = after;
+            }
+        }
+        all
+    }
+}
+
+fn named<'a>(specs: &'a Weights<Spec>, weights: &'a Weights<Vec<f32>>) -> Vec<(&'a str, &'a [f32])> {
+    let tensors = specs.all().into_iter().zip(weights.all());
+    tensors.flat_map(|(spec, tensor)| spec.parts.iter().map(|part| (part.name.as_str(), &tensor[part.range.clone()]))).collect()
+}
+
+/// The gradient of every parameter.
+pub struct Gradients<B: Backend = Cpu> {
+    backend: B,
+    specs: Arc<Weights<Spec>>,
+    weights: Weights<B::Tensor>,
+}
+
+impl<B: Backend + Clone> Gradients<B> {
+    /// Zeros for a model.
+    #[must_use]
+    pub fn zeros(model: &Decoder<B>) -> Self {
+        let weights = model.specs.map(|spec| model.backend.zeros(spec.len()));
+        Self { backend: model.backend.clone(), specs: Arc::clone(&model.specs), weights }
+    }
+
+    /// Back to zero.
+    pub fn clear(&mut self) {
+        for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all_mut()) {
+            self.backend.fill(tensor, spec.len(), 0.0);
+        }
+    }
+
+    /// √ of the sum of all squares, summed in f64 in a fixed order.
+    #[must_use]
+    pub fn global_norm(&self) -> f64 {
+        self.weights.all().into_iter().map(|tensor| self.backend.sum_of_squares(tensor)).sum::<f64>().sqrt()
+    }
+
+    /// Multiplies every gradient.
+    pub fn scale(&mut self, factor: f32) {
+        for tensor in self.weights.all_mut() {
+            self.backend.scale(tensor, factor);
+        }
+    }
+
+    pub(crate) fn weights(&self) -> &Weights<B::Tensor> {
+        &self.weights
+    }
+
+    /// Copies of all gradients by the checkpoint's names.
+    #[must_use]
+    pub fn named(&self) -> Vec<(String, Vec<f32>)> {
+        let mut all = Vec::new();
+        for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all()) {
+            let values = self.backend.values(tensor, spec.len());
+            all.extend(spec.parts.iter().map(|part| (part.name.clone(), values[part.range.clone()].to_vec())));
+        }
+        all
+    }
+}

@@ -1,0 +1,168 @@
+//! The head and its loss in one: logits = hidden · headᵀ, loss = −log softmax(logits)[target], and the gradient d logits =
+//! softmax − onehot, which turns at once into d hidden and d head. Logits stand for a chunk of rows at a time (as in Hsu et al.,
+//! Liger Kernel, arXiv 2410.10989). Rows that do not count are not given to this operation, so they cost nothing.
+
+use std::cell::RefCell;
+
+use super::matmul;
+use super::split::{self, Shared};
+use super::{HeadGradient, LinearShape, Plus, simd};
+
+/// Logits that stand at a time, at most: 96 MB.
+const LOGITS: usize = 24 << 20;
+/// Rows that a chunk has at most; few enough that a small vocabulary's logits stay in cache.
+const ROWS: usize = 256;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Rows of a chunk: as many as the bounds allow, spread evenly.
+fn chunk(rows: usize, vocab: usize) -> usize {
+    let most = (LOGITS / vocab).clamp(1, ROWS);
+    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
+}
+
+/// Losses `[rows]` of hidden `[rows, C]` against targets, and their gradient.
+pub fn head_loss(
+    losses: &mut [f32],
+    hidden: &[f32],
+    head: &[f32],
+    targets: &[u32],
+    mut gradient: Option<HeadGradient<[f32]>>,
+    shape: LinearShape,
+) {
+    let LinearShape { rows, inputs, outputs } = shape;
+    let size = chunk(rows, outputs);
+    SCRATCH.with_borrow_mut(|logits| {
+        logits.resize(logits.len().max(size * outputs), 0.0);
+        for first in (0..rows).step_by(size) {
+            let range = first..(first + size).min(rows);
+            let shape = LinearShape { rows: range.len(), inputs, outputs };
+            let logits = &mut logits[..range.len() * outputs];
+            let values = range.start * inputs..range.end * inputs;
+            let hidden = &hidden[values.clone()];
+            matmul::forward(logits, hidden, head, Plus::NOTHING, shape);
+            let scale = gradient.as_ref().map(|g| g.scale);
+            loss_rows(&mut losses[range.clone()], logits, &targets[range], scale);
+            if let Some(gradient) = &mut gradient {
+                matmul::backward_input(&mut gradient.hidden[values], logits, head, shape);
+                matmul::backward_weight(gradient.head, None, logits, hidden, shape);
+            }
+        }
+    });
+}
+
+/// The losses of a chunk; with a scale, logits become their gradient.
+fn loss_rows(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: Option<f32>) {
+    let outputs = logits.len() / targets.len();
+    let losses = Shared::new(losses);
+    split::for_each_rows(logits, outputs, |range, logits| {
+        // SAFETY: each block of rows is one task's.
+        let losses = unsafe { losses.part(range.clone()) };
+        for ((logits, &target), loss) in logits.chunks_exact_mut(outputs).zip(&targets[range]).zip(losses) {
+            let largest = simd::row_max(logits);
+            let at_target = logits[target as usize] - largest;
+            let sum = simd::exp_minus_and_sum(logits, largest);
+            *loss = sum.ln() - at_target;
+            if let Some(scale) = scale {
+                simd::scale(logits, scale / sum);
+                logits[target as usize] -= scale;
+            }
+        }
+    });
+}
+
+/// The plain form: all logits at once.
+pub mod reference {
+    use super::super::matmul::reference as matmul;
+    use super::{HeadGradient, LinearShape, Plus};
+
+    /// See [`super::head_loss`].
+    pub fn head_loss(
+        losses: &mut [f32],
+        hidden: &[f32],
+        head: &[f32],
+        targets: &[u32],
+        gradient: Option<HeadGradient<[f32]>>,
+        shape: LinearShape,
+    ) {
+        let outputs = shape.outputs;
+        let mut logits = vec![0.0; shape.rows * outputs];
+        matmul::forward(&mut logits, hidden, head, Plus::NOTHING, shape);
+        for (n, logits) in logits.chunks_exact_mut(outputs).enumerate() {
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let log_sum = largest + logits.iter().map(|l| (l - largest).exp()).sum::<f32>().ln();
+            losses[n] = log_sum - logits[targets[n] as usize];
+            if let Some(gradient) = &gradient {
+                for (v, logit) in logits.iter_mut().enumerate() {
+                    let onehot = if v == targets[n] as usize { 1.0 } else { 0.0 };
+                    *logit = gradient.scale * ((*logit - log_sum).exp() - onehot);
+                }
+            }
+        }
+        if let Some(gradient) = gradient {
+            matmul::backward_input(gradient.hidden, &logits, head, shape);
+            matmul::backward_weight(gradient.head, None, &logits, hidden, shape);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, assert_gradient, bits, on_threads, random};
+    use super::*;
+
+    /// Losses, d hidden, d head.
+    fn run(hidden: &[f32], head: &[f32], width: usize, scale: f32, plain: bool) -> [Vec<f32>; 3] {
+        let shape = LinearShape { rows: hidden.len() / width, inputs: width, outputs: head.len() / width };
+        let targets: Vec<u32> = (0..shape.rows).map(|i| (i * 7 % shape.outputs) as u32).collect();
+        let (mut losses, mut dhidden) = (vec![f32::NAN; shape.rows], vec![f32::NAN; hidden.len()]);
+        let mut dhead = vec![0.0; head.len()];
+        let head_loss = if plain { reference::head_loss } else { head_loss };
+        let gradient = HeadGradient { scale, hidden: &mut dhidden[..], head: &mut dhead[..] };
+        head_loss(&mut losses, hidden, head, &targets, Some(gradient), shape);
+        [losses, dhidden, dhead]
+    }
+
+    #[test]
+    fn agrees_with_the_reference_over_several_chunks() {
+        for (rows, width, vocab) in [(1, 3, 2), (70, 9, 101), (600, 17, 33)] {
+            let hidden: Vec<f32> = random(1, rows * width).iter().map(|x| 5.0 * x).collect();
+            let head = random(2, vocab * width);
+            let (fast, plain) = (run(&hidden, &head, width, 0.25, false), run(&hidden, &head, width, 0.25, true));
+            for (fast, plain) in fast.iter().zip(&plain) {
+                assert_close(fast, plain, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn loss_of_equal_logits_is_the_log_of_the_vocabulary() {
+        let [losses, ..] = run(&[0.0; 6], &random(1, 50 * 3), 3, 1.0, false);
+        assert_close(&losses, &[50f32.ln(); 2], 1e-6);
+    }
+
+    #[test]
+    fn gradient_is_that_of_finite_differences() {
+        let (hidden, head) = (random(1, 4 * 3), random(2, 5 * 3));
+        let [_, dhidden, dhead] = run(&hidden, &head, 3, 1.0, false);
+        assert_gradient(&dhidden, &hidden, &[1.0; 4], |hidden| run(hidden, &head, 3, 1.0, true)[0].clone());
+        assert_gradient(&dhead, &head, &[1.0; 4], |head| run(&hidden, head, 3, 1.0, true)[0].clone());
+    }
+
+    #[test]
+    fn chunks_are_even_and_within_bounds() {
+        assert_eq!(chunk(2048, 4096), 256);
+        assert_eq!(chunk(300, 100), 150);
+        assert!(chunk(4096, 151_936) * 151_936 <= LOGITS);
+        assert_eq!(chunk(3, usize::MAX), 1);
+    }
+
+    #[test]
+    fn one_and_two_threads_give_the_same_bits() {
+        let (hidden, head) = (random(1, 500 * 40), random(2, 700 * 40));
+        let once = || run(&hidden, &head, 40, 1.0, false).map(|v| bits(&v));
+        assert_eq!(on_threads(1, once), on_threads(2, once));
+    }
+}

@@ -1,0 +1,149 @@
+//! From rows to documents: masks, what is cut, what is left out.
+
+mod trainer_common;
+
+use artifact::{Context, Example, error::is_user};
+use train::{
+    config::Objective,
+    data::{Dataset, Encoding, Split},
+    encoder::Encoder,
+};
+use trainer_common::{example, fixture, message, sums, write_examples, write_mixture};
+
+fn load(rows: &[Example], objective: Objective, sequence_length: usize) -> anyhow::Result<Dataset> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mixture.parquet");
+    write_mixture(&path, rows);
+    let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
+    let encoding = Encoding { encoder: &encoder, objective, sequence_length };
+    Dataset::load(&path, Split::Train, &encoding, &Context::quiet())
+}
+
+fn text_row(text: &str) -> Example {
+    Example { messages: vec![message("text", text)], ..example("text", "en", "", "") }
+}
+
+#[test]
+fn answers_are_targets_and_prompts_are_not() {
+    let data = load(&sums(3), Objective::Sft, 128).unwrap();
+    let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
+    assert_eq!(data.languages, ["en", "es"]);
+    for (document, row) in data.documents.iter().zip(sums(3)) {
+        assert_eq!(data.languages[document.language], row.lang);
+        let targets: Vec<u32> = document
+            .targets
+            .iter()
+            .filter(|&&target| target >= 0)
+            .map(|&target| target as u32)
+            .collect();
+        assert_eq!(
+            encoder.tokenizer.decode_all(&targets).unwrap(),
+            format!("{}<|im_end|>", row.messages[1].content)
+        );
+        for (next, target) in document.tokens[1..].iter().zip(&document.targets) {
+            assert!(
+                *target < 0 || *target as u32 == *next,
+                "a target is the token after its input"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_long_answer_is_cut_at_its_end_and_one_beyond_the_limit_is_left_out() {
+    let rows = [
+        example("long", "en", "Hi", &"The answer is 42. ".repeat(20)),
+        example("all-prompt", "en", &"What is 12 + 30? ".repeat(20), "42"),
+        example("empty", "en", "Hi", "  "),
+        Example { messages: vec![message("user", "Hi")], ..example("no-answer", "en", "", "") },
+        example("short", "en", "Hi", "42"),
+    ];
+    let data = load(&rows, Objective::Sft, 24).unwrap();
+    let kept: Vec<&str> =
+        data.documents.iter().map(|document| document.example_id.as_str()).collect();
+    assert_eq!(kept, ["long", "short"]);
+    assert_eq!(data.documents[0].tokens.len(), 24);
+    let whole = load(&rows[..1], Objective::Sft, 2000).unwrap();
+    assert_eq!(data.documents[0].targets, whole.documents[0].targets[..24]);
+}
+
+#[test]
+fn long_text_goes_on_in_the_next_document_and_each_token_is_predicted_once() {
+    let text = "A farmer has three hens and sells two of them at the market. ".repeat(8);
+    let data = load(&[text_row(&text)], Objective::Lm, 16).unwrap();
+    let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
+    let expected = encoder.text(&text).unwrap().ids;
+    assert!(data.documents.len() > 3);
+    let targets: Vec<u32> = data
+        .documents
+        .iter()
+        .flat_map(|document| &document.targets)
+        .map(|&target| target as u32)
+        .collect();
+    assert_eq!(targets, expected[1..]);
+    assert_eq!(expected.last(), encoder.tokenizer.named_id("eos_token").as_ref());
+    assert!(data.documents.iter().all(|document| document.tokens.len() <= 16));
+}
+
+#[test]
+fn plain_examples_are_taken_by_split_and_a_mixture_must_not_hold_test_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("examples.parquet");
+    let mut rows = sums(4);
+    rows[1].split = "validation".into();
+    rows[2].split = "test".into();
+    write_examples(&path, &rows);
+    let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
+    let encoding = Encoding { encoder: &encoder, objective: Objective::Sft, sequence_length: 64 };
+    let ids = |split| {
+        let data = Dataset::load(&path, split, &encoding, &Context::quiet()).unwrap();
+        data.documents.into_iter().map(|document| document.example_id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(Split::Train), ["sum-000", "sum-003"]);
+    assert_eq!(ids(Split::Validation), ["sum-001"]);
+    let error = load(&rows, Objective::Sft, 64).unwrap_err();
+    assert!(is_user(&error) && error.to_string().contains("sum-002"), "{error}");
+}
+
+#[test]
+fn no_row_to_learn_from_is_refused_by_name() {
+    let error = load(&[example("empty", "en", "Hi", "")], Objective::Sft, 64).unwrap_err();
+    assert!(is_user(&error) && error.to_string().contains("mixture.parquet"), "{error}");
+}
+
+#[test]
+fn a_message_that_the_template_refuses_is_named_with_its_row() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixture("tokenizer").join(name), folder.path().join(name)).unwrap();
+    }
+    let template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}\
+                    <|im_start|>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let mut rows = sums(3);
+    rows[2].messages.insert(1, message("tool", "x"));
+    let path = folder.path().join("mixture.parquet");
+    write_mixture(&path, &rows);
+    let encoder = Encoder::load(folder.path()).unwrap();
+    let encoding = Encoding { encoder: &encoder, objective: Objective::Sft, sequence_length: 64 };
+    let error = Dataset::load(&path, Split::Train, &encoding, &Context::quiet()).unwrap_err();
+    let text = format!("{error:#}");
+    assert!(
+        is_user(&error)
+            && text.contains("sum-002")
+            && text.contains("message 1 (tool)")
+            && text.contains("no tools"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_tokens_and_mask_of_an_example_can_be_shown() {
+    let shown =
+        train::tokens_with_mask(&fixture("tokenizer"), &example("x", "en", "Hi", "42")).unwrap();
+    let all: String = shown.iter().map(|(text, ..)| text.as_str()).collect();
+    let counted: String =
+        shown.iter().filter(|(.., counted)| *counted).map(|(text, ..)| text.as_str()).collect();
+    assert_eq!(all, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n42<|im_end|>\n");
+    assert_eq!(counted, "42<|im_end|>");
+}
