@@ -1,0 +1,203 @@
+//! What transferred, and how sure that is: scores in; tables, figures and a self-contained page out.
+//!
+//! The flow is one line of steps, each in its file:
+//!
+//! 1. `read` (over `source`): Parquet or CSV files, ours or anyone's, become score rows;
+//! 2. `arrange`: rows become, per task, cells (metric × series × n × language), which hold their
+//!    items' scores seed by seed;
+//! 3. `bootstrap`: items and seeds are resampled, the same draw for every cell of a task, so that
+//!    differences are paired;
+//! 4. `analyse`: seen and unseen means, the gap, Perf-to-EN, and the differences from the baseline,
+//!    each with its interval;
+//! 5. `findings`, `tables`, `figures`, `samples` and `page`: what a person reads.
+//!
+//! Definitions follow arXiv 2504.16677 (Perf-to-EN, seen against unseen, the gap).
+
+mod analyse;
+mod arrange;
+mod bootstrap;
+mod chart;
+mod figures;
+mod findings;
+mod page;
+mod read;
+mod samples;
+mod source;
+mod statistics;
+mod svg;
+mod table;
+mod tables;
+mod transfer;
+mod words;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use artifact::context::Context;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use findings::{Finding, Verdict};
+pub use tables::KeyTable;
+
+/// Settings of the report stage.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReportConfig {
+    /// Heading of the page.
+    pub title: String,
+    /// Canonical column name to the name that the input uses, such as `lang = "eval_lang"`.
+    pub map: BTreeMap<String, String>,
+    /// The run that differences are taken from.
+    pub baseline: Baseline,
+    /// Metrics to report, the first of each task being its headline; empty for all, in the order of
+    /// the input.
+    pub metrics: Vec<String>,
+    /// Bootstrap draws; more are taken where a table holds so many differences that Holm's
+    /// adjustment needs them.
+    pub draws: usize,
+    /// Seed of the bootstrap.
+    pub seed: u64,
+    /// Generations to show examples from.
+    pub samples: Option<Samples>,
+}
+
+/// The baseline of every difference: the same series at this n.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    /// Examples per seen language other than English.
+    pub n: i64,
+}
+
+/// Generations that the page shows a few of.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Samples {
+    /// `generations.parquet` files.
+    pub generations: Vec<PathBuf>,
+    /// Examples per task and language: half of them failing, half passing, where there are both.
+    #[serde(default = "two")]
+    pub per_language: usize,
+}
+
+fn two() -> usize {
+    2
+}
+
+impl Default for ReportConfig {
+    fn default() -> Self {
+        ReportConfig {
+            title: "Cross-lingual transfer".into(),
+            map: BTreeMap::new(),
+            baseline: Baseline { n: 0 },
+            metrics: Vec::new(),
+            draws: 2000,
+            seed: 1,
+            samples: None,
+        }
+    }
+}
+
+/// What the report found: the terminal's key table (by [`fmt::Display`]) and the counts for a
+/// manifest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Score rows read.
+    pub rows: u64,
+    /// Runs (or seeds, where the input does not name runs).
+    pub runs: usize,
+    /// Languages scored.
+    pub languages: usize,
+    /// What the run shows, sentence by sentence.
+    pub findings: Vec<Finding>,
+    /// What could not be computed, and why.
+    pub notes: Vec<String>,
+    /// The key table: one row per task and series, from the baseline to the largest n.
+    pub key_table: KeyTable,
+}
+
+/// Findings that a terminal shows before it points to the page.
+const FINDINGS_SHOWN: usize = 20;
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key_table.to_terminal())?;
+        let shown = &self.findings[..self.findings.len().min(FINDINGS_SHOWN)];
+        for group in shown.chunk_by(|a, b| a.about == b.about) {
+            writeln!(f, "\n{}", group[0].about)?;
+            for finding in group {
+                let lines = words::wrap(&format!("{}: {}", finding.topic, finding.text), 100);
+                writeln!(f, "  {:<12}  {}", finding.verdict, lines.join("\n                "))?;
+            }
+        }
+        if self.findings.len() > shown.len() {
+            writeln!(
+                f,
+                "\n… and {} more findings in index.html",
+                self.findings.len() - shown.len()
+            )?;
+        }
+        for note in &self.notes {
+            writeln!(f, "\nnote: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the report of `scores` (Parquet or CSV; item-level or aggregates) in the existing folder
+/// `out`: `transfer.parquet`, `tables/`, `figures/` and `index.html`.
+///
+/// # Errors
+/// A user error where a file lacks a column, holds a value of another type or the same score twice,
+/// or where there is nothing to report on. What merely cannot be computed (no English row, no
+/// items, one seed) becomes a note.
+pub fn run(
+    config: &ReportConfig,
+    scores: &[PathBuf],
+    out: &Path,
+    ctx: &Context,
+) -> Result<Summary> {
+    if config.draws < 100 {
+        artifact::bail_user!(
+            "draws = {} is too few for a 95 % interval: 100 or more, 2000 by default",
+            config.draws
+        );
+    }
+    let input = read::read(scores, config, ctx)?;
+    let arranged = arrange::arrange(&input, config)?;
+    let analysis = analyse::analyse(&arranged, config, ctx)?;
+    let findings = findings::findings(&analysis);
+    let samples = match &config.samples {
+        Some(samples) => samples::collect(samples, &input, &page::headlines(&analysis), ctx)?,
+        None => Vec::new(),
+    };
+    let tables = tables::all(&analysis);
+    tables.write(&analysis, out)?;
+    transfer::write(&analysis, &out.join("transfer.parquet"))?;
+    let figures = figures::all(&analysis);
+    figures::write(&figures, out)?;
+    let summary = Summary {
+        rows: input.rows.len() as u64,
+        runs: input.runs(),
+        languages: input.langs.list.len(),
+        findings,
+        notes: analysis.notes.clone(),
+        key_table: tables.key.clone(),
+    };
+    page::write(
+        &page::Page {
+            config,
+            input: &input,
+            analysis: &analysis,
+            tables: &tables,
+            figures: &figures,
+            samples: &samples,
+            summary: &summary,
+        },
+        out,
+    )?;
+    Ok(summary)
+}
