@@ -279,6 +279,7 @@ schema!(
     /// What a checkpoint answered.
     GENERATIONS, "generations", "what a checkpoint answered, one row per prompt", [
     run_id: Text?null, "id of the run";
+    mixture_id: Text?null, "id of the mixture that the run was trained on";
     example_id: Text?null, "id of the example";
     item_id: Text?null, "id of the content across languages";
     lang: Text, "language of the prompt, and asked of the answer";
@@ -295,6 +296,7 @@ schema!(
     /// One value per item and metric.
     SCORES, "scores", "one row per item and metric", [
     run_id: Text?null, "id of the run";
+    mixture_id: Text?null, "id of the mixture that the run was trained on";
     example_id: Text?null, "id of the example";
     item_id: Text?null, "id of the content across languages";
     lang: Text, "language";

@@ -139,9 +139,8 @@ impl Survey {
             batch.column("reference").is_ok_and(|column| column.null_count() < column.len());
         for column in batch.columns() {
             let (name, dtype) = (column.name().as_str(), column.dtype());
-            let known = PER_ANSWER.contains(&name)
-                || SCORES.columns.iter().any(|spec| spec.name == name)
-                || name == "signature";
+            let made = SCORES.columns.iter().any(|spec| spec.name == name && name != "mixture_id");
+            let known = PER_ANSWER.contains(&name) || made;
             let scalar = dtype.is_primitive_numeric()
                 || matches!(dtype, DataType::String | DataType::Boolean);
             if !known && scalar && !self.carried.iter().any(|(carried, _)| carried == name) {

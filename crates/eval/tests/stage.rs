@@ -243,7 +243,7 @@ fn parquet_and_csv_of_the_same_answers_score_alike() {
     let mut df = df!(
         "run_id" => ["a", "a"], "example_id" => ["1", "2"], "item_id" => ["1", "2"], "lang" => ["ja", "en"],
         "task" => ["summarization", "summarization"], "generation" => ["猫が、座った。", "a cat \"sat\""], "reference" => ["猫が座る", "the cat sat"],
-        "prompt" => ["p", "p"], "model" => ["m", "m"], "n" => [5i64, 5], "weight" => [0.5, 0.25],
+        "prompt" => ["p", "p"], "model" => ["m", "m"], "n" => [5i64, 5], "weight" => [0.5, 0.25], "mixture_id" => ["x", "x"],
     )
     .expect("frame");
     let path = folder.path().join("made.parquet");
@@ -258,6 +258,8 @@ fn parquet_and_csv_of_the_same_answers_score_alike() {
         frame.column("weight").is_ok() && frame.column("prompt").is_err(),
         "factors are carried, prompts are not"
     );
+    let mixtures = frame.column("mixture_id").expect("column").str().expect("text");
+    assert_eq!(mixtures.get(0), Some("x"), "and so is the mixture");
     run(&config, &[write(folder.path(), "made.csv", csv)], folder.path(), &Context::quiet())
         .expect("csv");
     assert_eq!(ours, scores(folder.path()));

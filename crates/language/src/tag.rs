@@ -222,6 +222,9 @@ static NAMES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
     let english = languages.iter().map(|language| (language.to_name(), language));
     let own = languages.iter().filter_map(|language| Some((language.to_autonym()?, language)));
     for (name, language) in english.chain(own) {
+        if name.is_ascii() && name.len() < 3 {
+            continue; // a slip of a code rather than the language E or U
+        }
         let code = language.to_639_1().unwrap_or(language.to_639_3());
         names.entry(name.to_lowercase()).or_insert_with(|| code.to_string());
     }

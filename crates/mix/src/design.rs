@@ -1,7 +1,7 @@
 //! The design file: a few factors in TOML, from which [`crate::grid`] makes every mixture.
 //!
 //! All keys have defaults or come from a preset; a key that is given always wins over the preset.
-//! The presets are the three grids of arXiv 2504.16677.
+//! The presets are the three grids of arXiv 2504.16677. `[[also]]` adds further grids to a design.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -57,6 +57,9 @@ pub struct Design {
     pub leakage: Leakage,
     /// Validation rows, the same for every mixture and seed of the design.
     pub validation: Validation,
+    /// Further grids, such as a multi-task one beside single tasks. Each takes every key of the design
+    /// and replaces those that it names; the design's mixtures are those of all its grids.
+    pub also: Vec<Also>,
 }
 
 impl Default for Design {
@@ -78,8 +81,74 @@ impl Default for Design {
             on_shortage: OnShortage::default(),
             leakage: Leakage::default(),
             validation: Validation::default(),
+            also: Vec::new(),
         }
     }
+}
+
+/// A further grid of a design. A key that is not named here is the design's own; what no factor
+/// tells apart (`content`, `sources`, `on_shortage`, `leakage`, `validation`) holds for all grids.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Also {
+    /// `single-task`, `multi-task`, or a list of both.
+    #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "OneOrMany<Setting>")]
+    pub setting: Vec<Setting>,
+    /// Tasks.
+    pub tasks: Vec<String>,
+    /// The seen languages, in place of the design's `languages` or `language_sets`.
+    #[serde(alias = "seen")]
+    pub languages: Vec<String>,
+    /// Several sets of seen languages, in place of the design's `languages` or `language_sets`.
+    pub language_sets: Vec<Vec<String>>,
+    /// English examples per task.
+    pub english: Option<u64>,
+    /// Examples per seen language other than English, and per task: a number or a list.
+    #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "OneOrMany<u64>")]
+    pub n: Vec<u64>,
+    /// What happens to English as `n` grows. Keys that have no meaning with it are not taken over.
+    pub budget: Option<Budget>,
+    /// For `budget = "explicit"`: points, in place of the design's.
+    pub counts: BTreeMap<String, BTreeMap<String, LanguageCounts>>,
+    /// Data seeds.
+    #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "OneOrMany<u64>")]
+    pub seeds: Vec<u64>,
+}
+
+impl Also {
+    /// The design of this grid alone, where `base` is the design without gaps.
+    fn on(&self, base: &Design) -> Design {
+        let budget = self.budget.or(base.budget);
+        let explicit = budget == Some(Budget::Explicit);
+        let own_languages = !self.languages.is_empty() || !self.language_sets.is_empty();
+        let counts = if self.counts.is_empty() && explicit { &base.counts } else { &self.counts };
+        Design {
+            preset: None,
+            setting: given_or(&self.setting, &base.setting, !explicit),
+            tasks: given_or(&self.tasks, &base.tasks, true),
+            languages: given_or(&self.languages, &base.languages, !own_languages),
+            language_sets: given_or(
+                &self.language_sets,
+                &base.language_sets,
+                !own_languages && !explicit,
+            ),
+            english: self.english.or(base.english.filter(|_| !explicit)),
+            n: given_or(&self.n, &base.n, !explicit),
+            budget,
+            counts: counts.clone(),
+            seeds: given_or(&self.seeds, &base.seeds, true),
+            also: Vec::new(),
+            ..base.clone()
+        }
+    }
+}
+
+/// What is given, or else the design's if that has a meaning here.
+fn given_or<T: Clone>(given: &[T], base: &[T], has_meaning: bool) -> Vec<T> {
+    if given.is_empty() && has_meaning { base.to_vec() } else { given.to_vec() }
 }
 
 /// One mixture per task, or one over all tasks.
@@ -267,6 +336,13 @@ impl Design {
         }
         design
     }
+
+    /// The design of each grid: its own, then those of `also`.
+    pub(crate) fn grids(&self) -> Vec<Design> {
+        let base = self.with_preset();
+        let also = base.also.iter().map(|also| also.on(&base));
+        std::iter::once(base.clone()).chain(also).collect()
+    }
 }
 
 fn fill<T>(given: &mut Vec<T>, preset: Vec<T>) {
@@ -383,6 +459,13 @@ mod tests {
             ("setting = [\"single\"]", 1, "single-task"),
             ("\n[leakage]\nngrams = 3", 3, "ngram"),
             ("[counts]\nmath = { en = 100 }", 2, "counts.half.math"),
+            ("[[also]]\nsettings = \"multi-task\"", 2, "setting"),
+            ("[[also]]\nn = 1\nleakage = { ngram = 3 }", 3, "key `leakage`; known: setting, tasks"),
+            (
+                "[[also]]\n[also.validation]\nper_language = 3",
+                2,
+                "key `validation`; known: setting",
+            ),
         ] {
             let error = parse(text).unwrap_err();
             let message = error.to_string();
@@ -422,17 +505,48 @@ mod tests {
     }
 
     #[test]
+    fn a_further_grid_takes_what_it_does_not_name_from_the_design_and_its_preset() {
+        let text = "preset = \"study-script\"\nseeds = [1, 2]\n\
+                    [[also]]\nsetting = \"multi-task\"\nlanguages = [\"en\", \"ko\"]\nn = 5";
+        let [base, also] = &parse(text).unwrap().grids()[..] else { panic!("two grids") };
+        assert_eq!((base.language_sets.len(), base.n.len()), (2, 8));
+        assert_eq!(also.setting, [Setting::MultiTask]);
+        assert_eq!(
+            (&also.tasks, also.english, &also.seeds),
+            (&base.tasks, Some(10_000), &base.seeds)
+        );
+        assert_eq!((also.languages.len(), also.language_sets.len(), also.n.len()), (2, 0, 1));
+    }
+
+    #[test]
+    fn a_further_grid_leaves_out_what_has_no_meaning_with_its_budget() {
+        let counted = "tasks = [\"math\"]\nlanguages = [\"en\", \"es\"]\nenglish = 10\nn = 5\n";
+        let counts = "counts.half.math = { en = 2, es = 1 }\n";
+        let text = format!("{counted}[[also]]\nbudget = \"explicit\"\n{counts}");
+        let explicit = &parse(&text).unwrap().grids()[1];
+        assert_eq!((explicit.english, explicit.n.len(), explicit.counts.len()), (None, 0, 1));
+        let text =
+            format!("budget = \"explicit\"\n{counts}[[also]]\nbudget = \"additive\"\n{counted}");
+        let additive = &parse(&text).unwrap().grids()[1];
+        assert_eq!((additive.english, additive.n.len(), additive.counts.len()), (Some(10), 1, 0));
+    }
+
+    #[test]
     fn the_json_schema_describes_every_key() {
         let schema = serde_json::to_value(schemars::schema_for!(Design)).unwrap();
         let keys = schema["properties"].as_object().unwrap();
         assert!(keys.values().all(|key| key["description"].is_string()), "{schema:#}");
+        let also = schema["$defs"]["Also"]["properties"].as_object().unwrap();
+        assert!(also.values().all(|key| key["description"].is_string()), "{also:?}");
+        assert!(also.keys().all(|key| keys.contains_key(key)), "each is a key of the design");
         assert!(keys["n"].to_string().contains("OneOrMany"), "a number or a list: {}", keys["n"]);
         assert_eq!(schema["additionalProperties"], false);
     }
 
     #[test]
     fn a_design_survives_json() {
-        let design = parse("preset = \"study-script\"\n[counts.a]\nmath = { en = 1 }").unwrap();
+        let text = "preset = \"study-script\"\n[counts.a]\nmath = { en = 1 }\n[[also]]\nn = 3";
+        let design = parse(text).unwrap();
         let json = serde_json::to_string(&design).unwrap();
         assert_eq!(serde_json::from_str::<Design>(&json).unwrap(), design);
     }

@@ -252,8 +252,8 @@ pub(crate) fn validation(pool: &Pool, grid: &Grid) -> Vec<Validation> {
             rows.truncate(grid.validation_rows as usize);
             Validation { task: task.clone(), lang: lang.clone(), rows, held_out }
         })
-        // English is validated on where there is some, even if the design does not train on it.
-        .filter(|cell| !cell.rows.is_empty() || cell.lang != ENGLISH || grid.trains_on(ENGLISH))
+        // What no mixture trains on (English, or another grid's language) is validated on where there is some.
+        .filter(|cell| !cell.rows.is_empty() || grid.trains_on(&cell.task, &cell.lang))
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! From a design to its checked list of mixtures. Nothing is read here: whatever is wrong with the
 //! design itself is said before any work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use anyhow::Result;
 use artifact::{Factors, bail_user, hash::hash_bytes};
@@ -39,6 +39,7 @@ pub struct Cell {
 /// A design with everything resolved and checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Grid {
+    /// The points of all grids.
     pub points: Vec<Point>,
     pub tasks: Vec<String>,
     /// Every seen language of the design, and English.
@@ -60,31 +61,30 @@ struct Level {
     cells: Vec<Cell>,
 }
 
+impl Point {
+    /// The tasks that it asks for rows of, in the design's order.
+    pub fn tasks(&self) -> Vec<String> {
+        in_order(self.cells.iter().filter(|cell| cell.rows > 0).map(|cell| cell.task.clone()))
+    }
+}
+
 impl Grid {
-    /// Resolves the preset and the language tags, and expands the factors.
+    /// Resolves the preset and the language tags, and expands the factors of every grid.
     pub fn new(design: &Design) -> Result<Grid> {
-        let design = &design.with_preset();
-        let budget = design.budget.unwrap_or_default();
-        check_lists(design)?;
-        let levels =
-            if budget == Budget::Explicit { explicit(design)? } else { counted(design, budget)? };
-        let mut points = Vec::new();
-        for level in &levels {
-            points.extend(design.seeds.iter().map(|&seed| point(level, seed, budget, design)));
+        let mut all = Vec::new();
+        for (number, grid) in design.grids().iter().enumerate() {
+            let points = points(grid);
+            all.extend(match number {
+                0 => points?,
+                _ => {
+                    points.map_err(|error| error.context(format!("in [[also]] number {number}")))?
+                }
+            });
         }
-        let mut ids = BTreeSet::new();
-        if let Some(twice) =
-            points.iter().find(|point| !ids.insert(point.mixture_id.to_lowercase()))
-        {
-            bail_user!(
-                "the design asks for the mixture {} twice; each task, language set and point once will do",
-                twice.mixture_id
-            );
-        }
+        let points = united(all)?;
         let cells = || points.iter().flat_map(|point| &point.cells);
         let tasks = in_order(cells().map(|cell| cell.task.clone()));
-        let seen = levels.iter().flat_map(|level| level.languages.iter().cloned());
-        let languages = in_order(seen.chain([ENGLISH.to_owned()]));
+        let languages = in_order(cells().map(|cell| cell.lang.clone()).chain([ENGLISH.to_owned()]));
         Ok(Grid {
             tasks,
             languages,
@@ -97,9 +97,10 @@ impl Grid {
         })
     }
 
-    /// Whether any point of the design has the language among its seen ones.
-    pub fn trains_on(&self, lang: &str) -> bool {
-        self.points.iter().flat_map(|point| &point.cells).any(|cell| cell.lang == lang)
+    /// Whether any point of the design has the language among its seen ones of the task.
+    pub fn trains_on(&self, task: &str, lang: &str) -> bool {
+        let mut cells = self.points.iter().flat_map(|point| &point.cells);
+        cells.any(|cell| cell.task == task && cell.lang == lang)
     }
 
     /// The most rows that any point asks for, by task and language; zeros left out.
@@ -112,6 +113,38 @@ impl Grid {
         }
         largest
     }
+}
+
+/// The points of one grid.
+fn points(design: &Design) -> Result<Vec<Point>> {
+    let budget = design.budget.unwrap_or_default();
+    check_lists(design)?;
+    let levels =
+        if budget == Budget::Explicit { explicit(design)? } else { counted(design, budget)? };
+    let of_level = |level| design.seeds.iter().map(move |&seed| point(level, seed, budget, design));
+    Ok(levels.iter().flat_map(of_level).collect())
+}
+
+/// The points of all grids, each once. Ids are compared without case, as some file systems do.
+fn united(all: Vec<Point>) -> Result<Vec<Point>> {
+    let mut points: Vec<Point> = Vec::new();
+    let mut places = BTreeMap::new();
+    for point in all {
+        match places.entry(point.mixture_id.to_lowercase()) {
+            Entry::Vacant(place) => {
+                place.insert(points.len());
+                points.push(point);
+            }
+            Entry::Occupied(place) if points[*place.get()] == point => {}
+            Entry::Occupied(_) => bail_user!(
+                "the design asks for two different mixtures {}: an id tells tasks, languages, budget, n and seed \
+                 apart, and these two differ in something else (`english`, say). Keep one of them, or give the \
+                 other a name with budget = \"explicit\" and `counts`",
+                point.mixture_id
+            ),
+        }
+    }
+    Ok(points)
 }
 
 fn point(level: &Level, seed: u64, budget: Budget, design: &Design) -> Point {
@@ -354,7 +387,7 @@ fn english_rows(design: &Design, sets: &[Vec<String>]) -> Result<u64> {
         }
         Some(rows) if rows > 0 && !seen => {
             bail_user!(
-                "english = {rows}, but English is not among the languages; add \"en\", or leave `english` out"
+                "english = {rows}, but English is not among the languages; add \"en\", or set english = 0"
             )
         }
         rows => Ok(rows.unwrap_or(0)),
@@ -416,150 +449,4 @@ fn file_safe(id: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use artifact::{config::from_toml, error::is_user};
-
-    use super::*;
-
-    fn grid(text: &str) -> Result<Grid> {
-        Grid::new(&from_toml::<Design>(text, Path::new("design.toml"))?)
-    }
-
-    fn fault(text: &str) -> String {
-        let error = grid(text).unwrap_err();
-        assert!(is_user(&error), "{error:?}");
-        format!("{error:#}")
-    }
-
-    fn rows(point: &Point) -> Vec<(&str, &str, u64)> {
-        point.cells.iter().map(|cell| (cell.task.as_str(), cell.lang.as_str(), cell.rows)).collect()
-    }
-
-    const SMALL: &str = "tasks = [\"math\"]\nlanguages = [\"en\", \"es\", \"zh\"]\nenglish = 2000\nseeds = [1, 2]\n";
-
-    #[test]
-    fn factors_are_crossed_and_named() {
-        let grid = grid(&format!("{SMALL}n = [0, 100]")).unwrap();
-        let ids: Vec<_> = grid.points.iter().map(|point| point.mixture_id.as_str()).collect();
-        assert_eq!(
-            ids,
-            [
-                "math.en-es-zh-Hans.additive.n0.d1",
-                "math.en-es-zh-Hans.additive.n0.d2",
-                "math.en-es-zh-Hans.additive.n100.d1",
-                "math.en-es-zh-Hans.additive.n100.d2",
-            ]
-        );
-        let last = &grid.points[3];
-        assert_eq!(
-            rows(last),
-            [("math", "en", 2000), ("math", "es", 100), ("math", "zh-Hans", 100)]
-        );
-        let factors = &last.factors;
-        assert_eq!(factors.train_langs.as_deref(), Some("en,es,zh-Hans"));
-        assert_eq!(
-            (factors.n, factors.english, factors.data_seed),
-            (Some(100), Some(2000), Some(2))
-        );
-        assert_eq!(
-            grid.points[0].factors.train_langs, factors.train_langs,
-            "n = 0 belongs to the same curve"
-        );
-    }
-
-    #[test]
-    fn substitution_keeps_the_total() {
-        let grid = grid(&format!("{SMALL}n = [0, 100, 1000]\nbudget = \"substitution\"")).unwrap();
-        for point in &grid.points {
-            assert_eq!(point.cells.iter().map(|cell| cell.rows).sum::<u64>(), 2000);
-            assert_eq!(
-                point.factors.english,
-                Some(2000),
-                "the factor is the design's, so that a curve has one value"
-            );
-        }
-        let text = fault(&format!("{SMALL}n = [0, 1001]\nbudget = \"substitution\""));
-        assert!(
-            text.contains("n = 1001") && text.contains("largest n that fits is 1000"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn the_studys_grids_have_its_sizes() {
-        let single = grid("preset = \"study-single-task\"").unwrap();
-        assert_eq!(single.points.len(), 3 * 8);
-        let multi = grid("preset = \"study-multi-task\"").unwrap();
-        assert_eq!(multi.points.len(), 16);
-        let english = multi.points[0].cells.iter().map(|cell| cell.rows).sum::<u64>();
-        assert_eq!(english, 15_000, "15,000 English examples over three tasks");
-        let script = grid("preset = \"study-script\"").unwrap();
-        assert_eq!(script.points.len(), 3 * 2 * 8);
-        assert_eq!(script.languages, ["en", "es", "fr", "ja", "zh-Hans"]);
-    }
-
-    #[test]
-    fn explicit_points_stand_as_written() {
-        let text = "budget = \"explicit\"\n[counts.half]\nmath = { es = 50, en = 100 }\n\
-                    [counts.mixed]\nmath = { en = 10, es = 20 }\nsummarization = { en = 5 }";
-        let grid = grid(text).unwrap();
-        let [half, mixed] = &grid.points[..] else { panic!("two points") };
-        assert_eq!(half.mixture_id, "math.en-es.explicit.half.d1");
-        assert_eq!(rows(half), [("math", "en", 100), ("math", "es", 50)]);
-        assert_eq!((half.factors.n, half.factors.english), (Some(50), Some(100)));
-        assert_eq!(mixed.factors.setting.as_deref(), Some("multi-task"));
-        assert_eq!(
-            (mixed.factors.n, mixed.factors.english),
-            (None, None),
-            "no one number describes it"
-        );
-        assert_eq!(mixed.cells.len(), 4);
-    }
-
-    #[test]
-    fn a_set_without_other_languages_has_one_point() {
-        let grid = grid("tasks = [\"math\"]\nlanguage_sets = [[\"en\"], [\"en\", \"es\"]]\nenglish = 10\nn = [0, 5]").unwrap();
-        assert_eq!(grid.points.len(), 3);
-    }
-
-    #[test]
-    fn faults_of_a_design_say_what_would_be_right() {
-        for (text, words) in [
-            (String::new(), "names no task"),
-            (SMALL.to_owned(), "`n`"),
-            (format!("{SMALL}n = [1, 1]"), "`n` lists 1 twice"),
-            (format!("{SMALL}n = 1\nlanguage_sets = [[\"en\"]]"), "keep one"),
-            (format!("{SMALL}n = 1\nsetting = \"multi-task\""), "two tasks"),
-            (format!("{SMALL}n = 1\n[counts.a]\nmath = {{ en = 1 }}"), "budget = \"explicit\""),
-            (
-                "tasks = [\"m\"]\nn = 1\nlanguages = [\"en\", \"English\"]\nenglish = 1".into(),
-                "en twice",
-            ),
-            ("tasks = [\"m\"]\nn = 1\nlanguages = [\"en\", \"es\"]".into(), "english ="),
-            ("tasks = [\"m\"]\nn = 1\nlanguages = [\"es\"]\nenglish = 1".into(), "add \"en\""),
-            ("tasks = [\"m\"]\nn = 1\nlanguages = [\"Spannish\"]".into(), "Spannish"),
-            ("budget = \"explicit\"".into(), "[counts.half]"),
-            (
-                "budget = \"explicit\"\nn = 1\n[counts.a]\nmath = { en = 1 }".into(),
-                "`n` has no meaning",
-            ),
-            ("budget = \"explicit\"\n[counts.a]\nmath = { en = 0 }".into(), "no rows at all"),
-        ] {
-            let found = fault(&text);
-            assert!(found.contains(words), "{found}");
-        }
-    }
-
-    #[test]
-    fn long_and_odd_names_still_make_a_folder_name() {
-        let tags = [
-            "en", "es", "fr", "de", "ja", "ko", "ar", "pt", "ru", "sw", "th", "bn", "te", "zh",
-            "it", "nl", "pl", "cs", "tr", "vi",
-        ];
-        let text = format!("tasks = [\"a/b: c\"]\nn = 1\nenglish = 1\nlanguages = {tags:?}");
-        let id = grid(&text).unwrap().points[0].mixture_id.clone();
-        assert!(id.starts_with("a_b__c.20langs-") && id.len() < 100, "{id}");
-    }
-}
+mod tests;

@@ -34,7 +34,7 @@ use artifact::{
 };
 
 pub use design::{
-    Budget, Content, Design, LanguageCounts, Leakage, OnShortage, Preset, Sampler, Setting,
+    Also, Budget, Content, Design, LanguageCounts, Leakage, OnShortage, Preset, Sampler, Setting,
     Validation,
 };
 pub use grid::{Cell, Point};
@@ -47,7 +47,7 @@ use leakage::{Guard, Leak};
 use output::Chosen;
 use pool::{Inputs, Pool};
 
-/// The points of a design, in order: task, language set, n, seed. Reads nothing.
+/// The points of a design, in order: grid, task, language set, n, seed. Reads nothing.
 pub fn expand(design: &Design) -> Result<Vec<Point>> {
     Ok(Grid::new(design)?.points)
 }

@@ -268,6 +268,52 @@ fn validation_rows_are_in_no_mixture() {
 }
 
 #[test]
+fn single_tasks_and_all_tasks_at_once_can_be_one_design() {
+    let mut rows = rows();
+    rows.extend(["en", "es"].into_iter().flat_map(|lang| train("logic", lang, 0..30)));
+    let design = format!(
+        "{DESIGN}[[also]]\nsetting = \"multi-task\"\ntasks = [\"math\", \"logic\"]\n\
+         languages = [\"en\", \"es\"]\nenglish = 20\nn = 10\nseeds = 1\n"
+    );
+    let run = run(&design, &rows);
+    let summary = run.summary.as_ref().unwrap();
+    assert_eq!(summary.mixtures.len(), 7);
+    let index = parquet::read(&run.out("mixtures.parquet"), Some(&MIXTURES)).unwrap();
+    assert_eq!(strings(&index, "setting")[5..], ["single-task", "multi-task"]);
+    assert_eq!(integers(&index, "rows")[6], 60);
+
+    let both = run.mixture("math+logic.en-es.additive.n10.d1");
+    let single = strings(&run.mixture("math.en-es-zh-Hans.additive.n10.d1"), "example_id");
+    let math: Vec<String> = strings(&both, "example_id")
+        .into_iter()
+        .filter(|id| id.starts_with("math") && id.ends_with(".es"))
+        .collect();
+    assert!(
+        math.len() == 10 && math.iter().all(|id| single.contains(id)),
+        "one draw for both grids"
+    );
+
+    let validated: Vec<_> = summary
+        .validation
+        .iter()
+        .map(|cell| (cell.task.as_str(), cell.lang.as_str(), cell.rows))
+        .collect();
+    let want = [
+        ("math", "en", 5),
+        ("math", "es", 5),
+        ("math", "zh-Hans", 5),
+        ("logic", "en", 5),
+        ("logic", "es", 5),
+    ];
+    assert_eq!(validated, want, "there is no logic in zh-Hans, nor is there a mixture of it");
+
+    let short = design.replace("english = 20\nn = 10", "english = 26").replace("= 40", "= 61");
+    let text = self::run(&short, &rows).fault();
+    assert!(text.contains("math") && text.contains("61"), "{text}");
+    assert!(text.contains("logic") && text.contains("26"), "both grids at once: {text}");
+}
+
+#[test]
 fn shortage_is_said_in_full_before_anything_is_written() {
     let design = DESIGN.replace("english = 40", "english = 4000").replace("20]", "20, 500]");
     let text = run(&design, &rows()).fault();

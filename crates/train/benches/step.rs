@@ -2,8 +2,9 @@
 //!
 //!     step --shape small|qwen --work train|generate --batch N --threads T --seconds S
 //!
-//! A training step is forward, backward and AdamW on `batch` documents; generation is greedy, tokens are those generated.
-//! `benches/train.py` at the root of the repository runs this side by side with PyTorch.
+//! A training step is forward, backward and AdamW on `batch` documents; generation is greedy,
+//! tokens are those generated. `benches/train.py` at the root of the repository runs this side by
+//! side with PyTorch.
 
 use std::path::Path;
 use std::time::Instant;
@@ -13,7 +14,8 @@ use serde_json::json;
 use train::model::{Batch, Gradients, KvCache, Model, ModelConfig};
 use train::optimizer::AdamW;
 
-/// One of the two models that are timed: its config, a document's tokens in training, a prompt's and an answer's in generation.
+/// One of the two models that are timed: its config, a document's tokens in training, a prompt's
+/// and an answer's in generation.
 struct Shape {
     config: serde_json::Value,
     document: usize,
@@ -48,7 +50,8 @@ fn ids(len: usize, vocab: usize, seed: usize) -> Vec<u32> {
     (0..len).map(|i| ((i * 7919 + seed * 104_729 + 13) % vocab) as u32).collect()
 }
 
-/// Repeats `work` for at least `seconds`; the median duration of one call, after one that does not count.
+/// Repeats `work` for at least `seconds`; the median duration of one call, after one that does not
+/// count.
 fn median(seconds: f64, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     work()?;
     let (start, mut times) = (Instant::now(), Vec::new());
@@ -79,14 +82,19 @@ fn train(model: &mut Model, shape: &Shape, batch: usize, seconds: f64) -> Result
 
 /// Seconds of one generation of `batch` answers, prompts included.
 fn generate(model: &mut Model, shape: &Shape, batch: usize, seconds: f64) -> Result<f64> {
-    let prompts: Vec<Vec<u32>> = (0..batch).map(|i| ids(shape.prompt, model.config().vocab_size, i)).collect();
+    let prompts: Vec<Vec<u32>> =
+        (0..batch).map(|i| ids(shape.prompt, model.config().vocab_size, i)).collect();
     let mut cache = KvCache::new(model, batch, shape.prompt + shape.answer);
     median(seconds, || {
-        let sequences: Vec<(usize, &[u32])> = prompts.iter().map(|prompt| &prompt[..]).enumerate().collect();
+        let sequences: Vec<(usize, &[u32])> =
+            prompts.iter().map(|prompt| &prompt[..]).enumerate().collect();
         let mut logits = model.prefill(&mut cache, &sequences)?;
         for _ in 1..shape.answer {
-            let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
-            let next: Vec<(usize, u32)> = (0..batch).map(|slot| (slot, best(logits.row(slot)))).collect();
+            let best = |row: &[f32]| {
+                (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32
+            };
+            let next: Vec<(usize, u32)> =
+                (0..batch).map(|slot| (slot, best(logits.row(slot)))).collect();
             logits = model.decode(&mut cache, &next)?;
         }
         Ok(())
@@ -100,7 +108,8 @@ fn main() -> Result<()> {
         at.and_then(|at| arguments.get(at + 1)).map_or(default.to_owned(), Clone::clone)
     };
     let (name, work) = (option("--shape", "small"), option("--work", "train"));
-    let (batch, threads) = (option("--batch", "32").parse::<usize>()?, option("--threads", "2").parse()?);
+    let (batch, threads) =
+        (option("--batch", "32").parse::<usize>()?, option("--threads", "2").parse()?);
     let seconds: f64 = option("--seconds", "3").parse().context("--seconds")?;
     let shape = shape(&name)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
@@ -113,8 +122,11 @@ fn main() -> Result<()> {
             _ => bail!("--work {work}: train or generate"),
         };
         let speed = tokens as f64 / time;
-        println!("{}", json!({"shape": name, "work": work, "batch": batch, "threads": threads,
-            "parameters": model.parameter_count(), "seconds": time, "tokens_per_second": speed}));
+        println!(
+            "{}",
+            json!({"shape": name, "work": work, "batch": batch, "threads": threads,
+            "parameters": model.parameter_count(), "seconds": time, "tokens_per_second": speed})
+        );
         Ok(())
     })
 }

@@ -448,6 +448,8 @@ pub struct GenerateConfig {
     pub seed: u64,
     /// Texts that end an answer; they are cut off.
     pub stop: Vec<String>,
+    /// The tasks whose prompts are answered. Default: all that there are.
+    pub tasks: Vec<String>,
     /// Prompts run side by side. Does not change the answers. Default 16.
     #[serde(skip_serializing)]
     pub batch_size: usize,
@@ -464,6 +466,7 @@ impl Default for GenerateConfig {
             top_p: 1.0,
             seed: 0,
             stop: Vec::new(),
+            tasks: Vec::new(),
             batch_size: 16,
             device: Device::Auto,
         }

@@ -35,24 +35,26 @@ pub struct Dataset {
     pub documents: Vec<Document>,
     /// Languages that occur, sorted.
     pub languages: Vec<String>,
+    /// Tasks that occur, sorted.
+    pub tasks: Vec<String>,
     /// blake3 over documents and languages: what training sees of the data.
     pub hash: String,
 }
 
 /// Which rows of a file of examples are taken. A mixture is taken whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
+pub enum Split<'a> {
     /// Rows to train on.
     Train,
-    /// Rows to validate on.
-    Validation,
+    /// Rows to validate on, of these tasks: those that are trained.
+    Validation(&'a [String]),
 }
 
-impl Split {
+impl Split<'_> {
     fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
-            Split::Validation => "validation",
+            Split::Validation(_) => "validation",
         }
     }
 }
@@ -109,7 +111,15 @@ impl Dataset {
     pub fn load(path: &Path, split: Split, encoding: &Encoding, ctx: &Context) -> Result<Self> {
         let data = Self::load_any(path, split, encoding, ctx)?;
         if data.documents.is_empty() {
-            bail_user!("{}: no row of the {} split to learn from", path.display(), split.name());
+            let tasks = match split {
+                Split::Train => String::new(),
+                Split::Validation(tasks) => format!(" in what is trained: {}", tasks.join(", ")),
+            };
+            bail_user!(
+                "{}: no row of the {} split to learn from{tasks}",
+                path.display(),
+                split.name()
+            );
         }
         Ok(data)
     }
@@ -120,6 +130,7 @@ impl Dataset {
         let (mut cut, mut empty, mut without_answer) =
             (Tally::default(), Tally::default(), Tally::default());
         let mut taken: Vec<(i64, String, Document)> = Vec::new();
+        let mut tasks: BTreeSet<String> = BTreeSet::new();
         let bar = ctx.bar(&format!("encode {}", split.name()), "rows", None);
         for group in artifact::arrow::mixture_rows(path)? {
             ctx.check()?;
@@ -149,6 +160,9 @@ impl Dataset {
                             let document = Document { example_id, language: 0, tokens, targets };
                             taken.push((row.position, example.lang.clone(), document));
                         }
+                        if !tasks.contains(&example.task) {
+                            tasks.insert(example.task.clone());
+                        }
                     }
                 }
             }
@@ -173,7 +187,7 @@ impl Dataset {
             "were left out, since they have no assistant message",
         );
         taken.sort_by_key(|(position, ..)| *position);
-        Ok(Self::of(taken))
+        Ok(Self { tasks: tasks.into_iter().collect(), ..Self::of(taken) })
     }
 
     fn of(rows: Vec<(i64, String, Document)>) -> Self {
@@ -187,7 +201,7 @@ impl Dataset {
             })
             .collect();
         let hash = hash(&documents, &languages);
-        Self { documents, languages, hash }
+        Self { documents, languages, hash, ..Self::default() }
     }
 
     /// Lays documents end to end.
@@ -225,7 +239,8 @@ fn hash(documents: &[Document], languages: &[String]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// A mixture's rows are all for training, but never a test row; of plain examples the split decides.
+/// A mixture's rows are all for training, but never a test row; of plain examples the split decides,
+/// and for validation the task.
 fn is_of(row: &MixtureRow, split: Split, path: &Path) -> Result<bool> {
     let of_mixture = !row.mixture_id.is_empty();
     if of_mixture && split == Split::Train && row.example.split == "test" {
@@ -235,7 +250,11 @@ fn is_of(row: &MixtureRow, split: Split, path: &Path) -> Result<bool> {
             row.example.example_id
         );
     }
-    Ok(if of_mixture { split == Split::Train } else { row.example.split == split.name() })
+    let of_split = row.example.split == split.name();
+    Ok(match split {
+        Split::Train => of_mixture || of_split,
+        Split::Validation(tasks) => !of_mixture && of_split && tasks.contains(&row.example.task),
+    })
 }
 
 const NO_ANSWER: &str = "no assistant message";

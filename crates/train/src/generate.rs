@@ -5,7 +5,7 @@
 //! and the random numbers are keyed by example and token. Rows are written in the order of the input.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     path::Path,
     time::Instant,
@@ -69,6 +69,17 @@ impl fmt::Display for Summary {
     }
 }
 
+/// What every answer says of the run that it is from.
+#[derive(Clone, Copy, Debug)]
+pub struct RunLabels<'a> {
+    /// Id of the run.
+    pub run_id: &'a str,
+    /// The mixture that the model was trained on.
+    pub mixture_id: Option<&'a str>,
+    /// The run's factors.
+    pub factors: &'a Factors,
+}
+
 /// A finished answer.
 struct Answer {
     example: Example,
@@ -93,8 +104,9 @@ struct Active {
     generated: Vec<u32>,
 }
 
-/// Answers every row of `prompts` (examples, of which a last assistant message is left out) with the
-/// model folder `model`, and writes `out/generations.parquet` with the run's factors.
+/// Answers the rows of `prompts` (examples, of which a last assistant message is left out) with the
+/// model folder `model`, all or those of the config's tasks, and writes `out/generations.parquet` with the
+/// run's labels.
 ///
 /// A prompt that leaves no room in the model's context gets an empty answer with `finish_reason`
 /// "prompt-too-long". One that ends at the context's end has the reason "length".
@@ -102,8 +114,7 @@ pub fn generate(
     config: &GenerateConfig,
     model: &Path,
     prompts: &Path,
-    factors: &Factors,
-    run_id: &str,
+    run: RunLabels,
     out: &Path,
     ctx: &Context,
 ) -> Result<Summary> {
@@ -111,7 +122,7 @@ pub fn generate(
     let encoder = Encoder::load(model)?;
     let model_config = ModelConfig::load(model)?;
     encoder.tokenizer.check_fits(model_config.vocab_size)?;
-    let examples = read_prompts(prompts)?;
+    let examples = read_prompts(prompts, &config.tasks)?;
     let total = examples.len();
     let mut generator = Generator {
         config,
@@ -122,7 +133,7 @@ pub fn generate(
             top_p: config.top_p,
             seed: config.seed,
         },
-        sink: Sink::create(out, factors, run_id)?,
+        sink: Sink::create(out, run)?,
         encoder: &encoder,
         done: BTreeMap::new(),
         waiting: VecDeque::new(),
@@ -152,12 +163,31 @@ const STOP: &str = "stop";
 const LENGTH: &str = "length";
 const TOO_LONG: &str = "prompt-too-long";
 
-fn read_prompts(path: &Path) -> Result<Vec<Example>> {
-    let examples = frame_to_examples(&parquet::read(path, Some(&EXAMPLES))?)?;
-    if examples.is_empty() {
+/// The prompts of these tasks; of all if none is named.
+fn read_prompts(path: &Path, tasks: &[String]) -> Result<Vec<Example>> {
+    let mut there = BTreeSet::new();
+    let mut prompts = Vec::new();
+    for group in parquet::row_groups(path, Some(&EXAMPLES))? {
+        for example in frame_to_examples(&group?)? {
+            if !there.contains(&example.task) {
+                there.insert(example.task.clone());
+            }
+            if tasks.is_empty() || tasks.contains(&example.task) {
+                prompts.push(example);
+            }
+        }
+    }
+    if there.is_empty() {
         bail_user!("{}: holds no rows, so there is nothing to answer", path.display());
     }
-    Ok(examples)
+    if let Some(task) = tasks.iter().find(|task| !there.contains(*task)) {
+        bail_user!(
+            "{}: there is no prompt of the task {task}, only of {}; name the tasks to answer with [generate] tasks",
+            path.display(),
+            Vec::from_iter(there).join(", ")
+        );
+    }
+    Ok(prompts)
 }
 
 struct Generator<'a> {
@@ -300,8 +330,7 @@ impl Generator<'_> {
 
 /// Writes answers in order, a chunk at a time.
 struct Sink<'a> {
-    factors: &'a Factors,
-    run_id: &'a str,
+    run: RunLabels<'a>,
     path: std::path::PathBuf,
     writer: Writer,
     answers: Vec<Answer>,
@@ -310,13 +339,12 @@ struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    fn create(out: &Path, factors: &'a Factors, run_id: &'a str) -> Result<Self> {
+    fn create(out: &Path, run: RunLabels<'a>) -> Result<Self> {
         let path = out.join("generations.parquet");
         Ok(Self {
             writer: Writer::create(&path, &GENERATIONS)?,
             path,
-            factors,
-            run_id,
+            run,
             answers: Vec::new(),
             taken: 0,
             summary: Summary::default(),
@@ -352,7 +380,8 @@ impl<'a> Sink<'a> {
         let mut frame = DataFrame::new(
             answers.len(),
             vec![
-                Column::new("run_id".into(), vec![self.run_id; answers.len()]),
+                Column::new("run_id".into(), vec![self.run.run_id; answers.len()]),
+                Column::new("mixture_id".into(), vec![self.run.mixture_id; answers.len()]),
                 text("example_id", &|answer| &answer.example.example_id),
                 text("item_id", &|answer| &answer.example.item_id),
                 text("lang", &|answer| &answer.example.lang),
@@ -365,7 +394,7 @@ impl<'a> Sink<'a> {
                 number("generated_tokens", &|answer| answer.generated_tokens),
             ],
         )?;
-        self.factors.add_to(&mut frame)?;
+        self.run.factors.add_to(&mut frame)?;
         self.writer.write(&frame).map_err(|error| explain_full_disk(error, &self.path))
     }
 

@@ -32,7 +32,7 @@ pub mod trainer;
 
 pub use bpe::train_tokenizer;
 pub use config::{BaseModel, GenerateConfig, InitConfig, TokenizerConfig, TrainConfig, TrainData};
-pub use generate::generate;
+pub use generate::{RunLabels, generate};
 pub use trainer::run;
 
 /// The tokens of a conversation as training sees it: the text of each, its id, and whether the loss

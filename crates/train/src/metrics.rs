@@ -227,7 +227,7 @@ mod tests {
         let data = Dataset {
             documents: vec![document(0, &[-1, 5]), document(1, &[5, 5, -1])],
             languages: vec!["en".into(), "es".into()],
-            hash: String::new(),
+            ..Dataset::default()
         };
         let mut sum = LossSum::default();
         sum.add(&data, &[1, 0], &[1.0, 2.0, 0.0, 0.0, 6.0]);

@@ -1,5 +1,5 @@
-//! The optimiser: AdamW over all parameters of a model, with its moments and their way into and out of a checkpoint. The
-//! arithmetic of one tensor is in [`crate::ops::adamw`].
+//! The optimiser: AdamW over all parameters of a model, with its moments and their way into and out
+//! of a checkpoint. The arithmetic of one tensor is in [`crate::ops::adamw`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl<B: Backend + Clone> AdamW<B> {
     #[must_use]
     pub fn new(model: &Decoder<B>) -> Self {
         let specs = model.specs();
-        let zeros = || specs.map(|spec| model.backend().zeros(spec.len()));
+        let zeros = || specs.map(|spec| model.backend().zeros(spec.elements()));
         let moments = [zeros(), zeros()];
         Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, steps: 0, moments, specs }
     }
@@ -47,7 +47,9 @@ impl<B: Backend + Clone> AdamW<B> {
         let [first, second] = &mut self.moments;
         let moments = first.all_mut().into_iter().zip(second.all_mut());
         let tensors = model.weights_mut().all_mut().into_iter().zip(gradients.weights().all());
-        for ((spec, (parameter, gradient)), (first, second)) in self.specs.all().into_iter().zip(tensors).zip(moments) {
+        for ((spec, (parameter, gradient)), (first, second)) in
+            self.specs.all().into_iter().zip(tensors).zip(moments)
+        {
             let step = AdamWStep {
                 step: self.steps,
                 learning_rate,
@@ -69,7 +71,11 @@ impl AdamW {
         for (moment, tensors) in MOMENTS.iter().zip(&self.moments) {
             for (spec, tensor) in self.specs.all().into_iter().zip(tensors.all()) {
                 let parts = spec.parts.iter();
-                all.extend(parts.map(|part| (format!("{moment}.{}", part.name), &tensor[part.range.clone()])));
+                all.extend(
+                    parts.map(|part| {
+                        (format!("{moment}.{}", part.name), &tensor[part.range.clone()])
+                    }),
+                );
             }
         }
         (self.steps, all)
@@ -80,25 +86,40 @@ impl AdamW {
     /// # Errors
     /// If a moment is missing, of another length, or of a parameter that the model does not have.
     pub fn restore(&mut self, steps: u64, moments: &[(String, Vec<f32>)]) -> Result<()> {
-        let mut given: BTreeMap<&str, &[f32]> = moments.iter().map(|(name, values)| (&name[..], &values[..])).collect();
+        let mut given: BTreeMap<&str, &[f32]> =
+            moments.iter().map(|(name, values)| (&name[..], &values[..])).collect();
         let specs = Arc::clone(&self.specs);
         for (moment, tensors) in MOMENTS.iter().zip(&mut self.moments) {
             for (spec, tensor) in specs.all().into_iter().zip(tensors.all_mut()) {
                 restore_one(moment, spec, tensor, &mut given)?;
             }
         }
-        ensure!(given.is_empty(), "the optimiser's state has {} too many: {:?}", given.len(), given.keys().next());
+        ensure!(
+            given.is_empty(),
+            "the optimiser's state has {} too many: {:?}",
+            given.len(),
+            given.keys().next()
+        );
         self.steps = steps;
         Ok(())
     }
 }
 
-fn restore_one(moment: &str, spec: &Spec, tensor: &mut [f32], given: &mut BTreeMap<&str, &[f32]>) -> Result<()> {
+fn restore_one(
+    moment: &str,
+    spec: &Spec,
+    tensor: &mut [f32],
+    given: &mut BTreeMap<&str, &[f32]>,
+) -> Result<()> {
     for part in &spec.parts {
         let name = format!("{moment}.{}", part.name);
         let values = given.remove(&name[..]);
         let found = values.map_or(0, <[f32]>::len);
-        ensure!(found == part.range.len(), "{name}: {found} values in the state, {} in the model", part.range.len());
+        ensure!(
+            found == part.range.len(),
+            "{name}: {found} values in the state, {} in the model",
+            part.range.len()
+        );
         tensor[part.range.clone()].copy_from_slice(values.unwrap_or_default());
     }
     Ok(())

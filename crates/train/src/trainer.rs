@@ -94,9 +94,10 @@ pub fn run(
     let sequence_length = sequence_length(&recipe, model_config.max_position_embeddings)?;
     let encoding = Encoding { encoder: &encoder, objective: recipe.objective, sequence_length };
     let train = Dataset::load(&data.train, Split::Train, &encoding, ctx)?;
+    let held_out = Split::Validation(&train.tasks);
     let validation = match &data.validation {
-        Some(path) => Dataset::load(path, Split::Validation, &encoding, ctx)?,
-        None => Dataset::load_any(&data.train, Split::Validation, &encoding, ctx)?,
+        Some(path) => Dataset::load(path, held_out, &encoding, ctx)?,
+        None => Dataset::load_any(&data.train, held_out, &encoding, ctx)?,
     };
     let validation = (!validation.documents.is_empty()).then_some(validation);
     let identity = Identity {

@@ -1,5 +1,6 @@
-//! The engine against PyTorch: logits, losses, every gradient, twenty steps of AdamW and greedy generation of tiny models that
-//! transformers wrote. `fixtures/engine/make_fixtures.py` made the files.
+//! The engine against PyTorch: logits, losses, every gradient, twenty steps of AdamW and greedy
+//! generation of tiny models that transformers wrote. `fixtures/engine/make_fixtures.py` made the
+//! files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,8 +23,12 @@ impl Expected {
     fn load(name: &str) -> Self {
         let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
         let values = |view: &safetensors::tensor::TensorView| match view.dtype() {
-            Dtype::F32 => view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::I32 => view.data().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32).collect(),
+            Dtype::F32 => {
+                view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+            }
+            Dtype::I32 => {
+                view.data().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32).collect()
+            }
             other => panic!("{other:?}"),
         };
         let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
@@ -75,7 +80,10 @@ fn losses_and_gradients_agree<B: Backend + Clone>(backend: B) {
         assert_close(&format!("{name} losses"), &losses, expected.get("losses"), 1e-4);
         assert_eq!(model.losses(&batch).unwrap(), losses);
         let found = gradients.named();
-        assert_eq!(found.len(), expected.0.keys().filter(|key| key.starts_with("gradient.")).count());
+        assert_eq!(
+            found.len(),
+            expected.0.keys().filter(|key| key.starts_with("gradient.")).count()
+        );
         for (parameter, values) in found {
             let wanted = expected.get(&format!("gradient.{parameter}"));
             assert_close(&format!("{name} gradient of {parameter}"), &values, wanted, 1e-4);
@@ -108,7 +116,12 @@ fn logits_agree_with_pytorch_after_prefill_and_after_each_decoded_token() {
                 for (position, &token) in document.iter().enumerate().skip(prompt) {
                     let row = ends[0] as usize + position - 1;
                     let wanted = &expected.get("logits")[row * vocab..(row + 1) * vocab];
-                    assert_close(&format!("{name} logits of row {row}"), logits.row(0), wanted, 1e-4);
+                    assert_close(
+                        &format!("{name} logits of row {row}"),
+                        logits.row(0),
+                        wanted,
+                        1e-4,
+                    );
                     logits = model.decode(&mut cache, &[(slot, token)]).unwrap();
                 }
                 let row = ends[1] as usize - 1;
@@ -135,7 +148,8 @@ fn twenty_steps_of_adamw_follow_pytorch() {
             let targets = targets.iter().map(|&t| t as i32).collect();
             let batch = Batch { tokens: tokens.to_vec(), targets, documents: documents.clone() };
             gradients.clear();
-            let losses = model.forward_backward(&batch, 1.0 / counted(&batch), &mut gradients).unwrap();
+            let losses =
+                model.forward_backward(&batch, 1.0 / counted(&batch), &mut gradients).unwrap();
             curve.push(losses.iter().sum::<f32>() / counted(&batch));
             optimizer.step(&mut model, &gradients, 3e-3);
         }
@@ -163,7 +177,8 @@ fn greedy_generation_gives_the_ids_of_transformers() {
                 let row = logits.row(slot);
                 answer.push((0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32);
             }
-            let next: Vec<(usize, u32)> = answers.iter().map(|answer| *answer.last().unwrap()).enumerate().collect();
+            let next: Vec<(usize, u32)> =
+                answers.iter().map(|answer| *answer.last().unwrap()).enumerate().collect();
             logits = model.decode(&mut cache, &next).unwrap();
         }
         for (slot, answer) in answers.iter().enumerate() {

@@ -100,9 +100,34 @@ fn plain_examples_are_taken_by_split_and_a_mixture_must_not_hold_test_rows() {
         data.documents.into_iter().map(|document| document.example_id).collect::<Vec<_>>()
     };
     assert_eq!(ids(Split::Train), ["sum-000", "sum-003"]);
-    assert_eq!(ids(Split::Validation), ["sum-001"]);
+    assert_eq!(ids(Split::Validation(&["math".to_owned()])), ["sum-001"]);
     let error = load(&rows, Objective::Sft, 64).unwrap_err();
     assert!(is_user(&error) && error.to_string().contains("sum-002"), "{error}");
+}
+
+#[test]
+fn validation_is_on_the_tasks_that_are_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mixture, held_out) =
+        (folder.path().join("mixture.parquet"), folder.path().join("validation.parquet"));
+    write_mixture(&mixture, &sums(3));
+    let mut rows = sums(6).split_off(3);
+    for (row, task) in rows.iter_mut().zip(["math", "logic", "math"]) {
+        (row.split, row.task) = ("validation".into(), task.into());
+    }
+    write_examples(&held_out, &rows);
+    let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
+    let encoding = Encoding { encoder: &encoder, objective: Objective::Sft, sequence_length: 64 };
+    let train = Dataset::load(&mixture, Split::Train, &encoding, &Context::quiet()).unwrap();
+    assert_eq!(train.tasks, ["math"]);
+    let split = Split::Validation(&train.tasks);
+    let data = Dataset::load(&held_out, split, &encoding, &Context::quiet()).unwrap();
+    let ids: Vec<&str> = data.documents.iter().map(|row| row.example_id.as_str()).collect();
+    assert_eq!(ids, ["sum-003", "sum-005"]);
+
+    let other = Split::Validation(&["poetry".to_owned()]);
+    let error = Dataset::load(&held_out, other, &encoding, &Context::quiet()).unwrap_err();
+    assert!(is_user(&error) && error.to_string().contains("poetry"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod trainer_common;
 use std::path::{Path, PathBuf};
 
 use artifact::{Context, Example, Factors, error::is_user, parquet, schema::GENERATIONS};
-use train::{GenerateConfig, generate};
+use train::{GenerateConfig, RunLabels, generate};
 use trainer_common::{Bench, example, sums, write_examples};
 
 /// A model that was shown a few sums, and a folder for outputs.
@@ -43,7 +43,8 @@ impl Answers {
         write_examples(&path, prompts);
         let factors = Factors { n: Some(100), ..Factors::default() };
         let out = self.bench.out(name);
-        generate(config, &self.model, &path, &factors, "run-1", &out, &Context::quiet()).unwrap();
+        let run = RunLabels { run_id: "run-1", mixture_id: Some("mix-1"), factors: &factors };
+        generate(config, &self.model, &path, run, &out, &Context::quiet()).unwrap();
         read(&out)
     }
 }
@@ -99,8 +100,8 @@ fn rows_carry_prompt_reference_counts_and_factors() {
         "<|im_start|>user\n¿Cuánto es 7 + 3?<|im_end|>\n<|im_start|>assistant\n"
     );
     assert_eq!(
-        (text("reference"), text("lang"), text("run_id")),
-        ("so 10".into(), "es".into(), "run-1".into())
+        (text("reference"), text("lang"), text("run_id"), text("mixture_id")),
+        ("so 10".into(), "es".into(), "run-1".into(), "mix-1".into())
     );
     assert_eq!(number("n"), 100);
     assert!(number("prompt_tokens") > 5 && number("generated_tokens") <= 4);
@@ -139,12 +140,39 @@ fn a_prompt_beyond_the_context_is_said_and_one_at_its_edge_is_answered_within() 
 }
 
 #[test]
+fn prompts_of_the_named_tasks_alone_are_answered() {
+    let answers = Answers::new();
+    let mut prompts = sums(4);
+    prompts[1].task = "logic".into();
+    prompts[2].task = "poetry".into();
+    let of = |tasks: &[&str]| GenerateConfig {
+        tasks: tasks.iter().map(|&task| task.to_owned()).collect(),
+        ..config(2, 4)
+    };
+    let asked = |name: &str, tasks: &[&str]| -> Vec<String> {
+        answers.generate(name, &of(tasks), &prompts).into_iter().map(|(id, ..)| id).collect()
+    };
+    assert_eq!(asked("two", &["poetry", "math"]), ["sum-000", "sum-002", "sum-003"]);
+    assert_eq!(asked("all", &[]).len(), 4);
+
+    let path = answers.bench.folder.path().join("all.parquet");
+    let run = RunLabels { run_id: "r", mixture_id: None, factors: &Factors::default() };
+    let out = answers.bench.out("none");
+    let error =
+        generate(&of(&["math", "maths"]), &answers.model, &path, run, &out, &Context::quiet())
+            .unwrap_err();
+    let text = error.to_string();
+    assert!(is_user(&error) && text.contains("the task maths"), "{text}");
+    assert!(text.contains("logic, math, poetry") && text.contains("all.parquet"), "{text}");
+}
+
+#[test]
 fn the_users_faults_are_named() {
     let answers = Answers::new();
     let run = |config: &GenerateConfig, model: &Path, prompts: &Path| {
         let out = answers.bench.out("faults");
-        generate(config, model, prompts, &Factors::default(), "r", &out, &Context::quiet())
-            .unwrap_err()
+        let run = RunLabels { run_id: "r", mixture_id: None, factors: &Factors::default() };
+        generate(config, model, prompts, run, &out, &Context::quiet()).unwrap_err()
     };
     let prompts = answers.bench.folder.path().join("none.parquet");
     let error = run(&config(4, 1), &answers.model, &prompts);

@@ -14,7 +14,7 @@ use train::{
     encoder::Encoder,
     model::{Model, ModelConfig},
 };
-use trainer_common::{Bench, base, config, fixture, metrics, sums};
+use trainer_common::{Bench, base, config, fixture, metrics, sums, write_examples};
 
 const QUICK: &str = "batch_size = 8\nlearning_rate = 5e-3\nvalidate_every = 4\n";
 
@@ -31,6 +31,22 @@ fn distance(one: &Path, other: &Path) -> f32 {
             one.iter().zip(other).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max)
         });
     pairs.fold(0.0, f32::max)
+}
+
+#[test]
+fn rows_of_a_task_that_is_not_trained_do_not_change_the_validation() {
+    let bench = Bench::new(&sums(8), 4);
+    let settings = "steps = 2\nbatch_size = 4";
+    let alone = bench.run("alone", settings).unwrap();
+    let mut rows = sums(30).split_off(8);
+    for (place, row) in rows.iter_mut().enumerate() {
+        row.split = "validation".into();
+        row.task = if place < 4 { "math" } else { "logic" }.into();
+    }
+    write_examples(bench.data.validation.as_ref().unwrap(), &rows);
+    let beside = bench.run("beside", settings).unwrap();
+    assert!(alone.validation_loss.is_some());
+    assert_eq!(beside.validation_loss, alone.validation_loss);
 }
 
 #[test]

@@ -1,12 +1,15 @@
-//! The memory of a pass over N rows: what the forward pass keeps for the backward pass, and what both write over again and again.
-//! It is taken once for the largest batch seen and serves all after it.
+//! The memory of a pass over N rows: what the forward pass keeps for the backward pass, and what
+//! both write over again and again. It is taken once for the largest batch seen and serves all
+//! after it.
 
 use super::ModelConfig;
 use crate::ops::Backend;
 
-/// Tensors of one pass. Training keeps every layer's; without a gradient one layer's serve all in turn.
+/// Tensors of one pass. Training keeps every layer's; without a gradient one layer's serve all in
+/// turn.
 pub(super) struct Activations<T> {
-    /// The residual stream before each layer and after the last `[N, C]`; two in turn where nothing is kept.
+    /// The residual stream before each layer and after the last `[N, C]`; two in turn where nothing
+    /// is kept.
     pub streams: Vec<T>,
     pub layers: Vec<LayerActivations<T>>,
     pub scratch: Scratch<T>,
@@ -64,7 +67,8 @@ pub(super) struct HeadActivations<T> {
 }
 
 impl<T> Activations<T> {
-    /// Makes sure that there is room for `rows`. `gradient`: every layer is kept, and there is room for gradients.
+    /// Makes sure that there is room for `rows`. `gradient`: every layer is kept, and there is room
+    /// for gradients.
     pub fn reserve<'a, B: Backend<Tensor = T>>(
         this: &'a mut Option<Self>,
         backend: &B,
@@ -79,7 +83,12 @@ impl<T> Activations<T> {
         this.get_or_insert_with(|| Self::new(backend, config, rows, gradient))
     }
 
-    fn new<B: Backend<Tensor = T>>(backend: &B, config: &ModelConfig, rows: usize, gradient: bool) -> Self {
+    fn new<B: Backend<Tensor = T>>(
+        backend: &B,
+        config: &ModelConfig,
+        rows: usize,
+        gradient: bool,
+    ) -> Self {
         let (c, f) = (config.hidden_size, config.intermediate_size);
         let (h, q, qkv) = (config.num_attention_heads, config.query_width(), config.qkv_width());
         let depth = if gradient { config.num_hidden_layers } else { 1 };

@@ -1,6 +1,6 @@
-//! Generation: prompts fill slots of a cache of keys and values, then each step takes one token a slot. What a slot yields is the
-//! same, bit for bit, whatever other slots are in use: prompts are run one by one, and decoding uses operations whose rows do not
-//! depend on one another.
+//! Generation: prompts fill slots of a cache of keys and values, then each step takes one token a
+//! slot. What a slot yields is the same, bit for bit, whatever other slots are in use: it is made
+//! by operations whose rows do not depend on one another.
 
 use anyhow::{Result, ensure};
 
@@ -8,6 +8,9 @@ use super::activations::Activations;
 use super::decoder::Attend;
 use super::{Batch, Decoder, ModelConfig, Packed, pass};
 use crate::ops::{Backend, CacheShape, Cpu};
+
+/// Tokens of prompts that are run together; a longer prompt is run alone.
+const PREFILL: usize = 1024;
 
 /// Keys and values of the sequences being generated, one slot each.
 pub struct KvCache<B: Backend = Cpu> {
@@ -47,7 +50,9 @@ impl<B: Backend + Clone> KvCache<B> {
     #[must_use]
     pub fn new(model: &Decoder<B>, slots: usize, capacity: usize) -> Self {
         let shape = CacheShape { heads: model.config.heads(), capacity };
-        let layers = (0..model.config.num_hidden_layers).map(|_| model.backend.zeros(slots * shape.slot_len())).collect();
+        let layers = (0..model.config.num_hidden_layers)
+            .map(|_| model.backend.zeros(slots * shape.slot_len()))
+            .collect();
         Self { layers, shape, lengths: vec![0; slots] }
     }
 
@@ -91,28 +96,64 @@ impl<B: Backend + Clone> KvCache<B> {
 }
 
 impl<B: Backend + Clone> Decoder<B> {
-    /// Puts each prompt into its slot, in place of what was there, and returns the logits after each one's last token.
+    /// Puts each prompt into its slot, in place of what was there, and returns the logits after
+    /// each one's last token.
     ///
     /// # Errors
-    /// If a prompt is empty or longer than a slot or the context, or an id is outside the vocabulary.
-    pub fn prefill(&mut self, cache: &mut KvCache<B>, sequences: &[(usize, &[u32])]) -> Result<Logits> {
-        let mut values = Vec::with_capacity(sequences.len() * self.config.vocab_size);
-        for &(slot, tokens) in sequences {
+    /// If a prompt is empty or longer than a slot or the context, or an id is outside the
+    /// vocabulary.
+    pub fn prefill(
+        &mut self,
+        cache: &mut KvCache<B>,
+        sequences: &[(usize, &[u32])],
+    ) -> Result<Logits> {
+        for (i, &(slot, tokens)) in sequences.iter().enumerate() {
             cache.check(slot, tokens.len(), &self.config)?;
-            let mut targets = vec![-1; tokens.len()];
-            if let Some(last) = targets.last_mut() {
-                *last = 0;
-            }
-            let batch = Batch { tokens: tokens.to_vec(), targets, documents: vec![0, tokens.len() as u32] };
-            batch.check(&self.config)?;
-            self.reserve_angles(tokens.len());
-            let slots = self.backend.index(&vec![slot as u32; tokens.len()]);
-            let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, shape: cache.shape };
-            let packed = batch.pack(&self.backend);
-            values.extend(self.logits(&packed, attend, tokens.len()));
-            cache.lengths[slot] = tokens.len();
+            ensure!(!tokens.is_empty(), "the prompt of slot {slot} is empty");
+            ensure!(
+                sequences[..i].iter().all(|(other, _)| *other != slot),
+                "slot {slot} is named twice"
+            );
+        }
+        let mut values = Vec::with_capacity(sequences.len() * self.config.vocab_size);
+        let mut rest = sequences;
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = |(_, sequence): &&(usize, &[u32])| {
+                tokens += sequence.len();
+                tokens <= PREFILL
+            };
+            let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            values.extend(self.prefill_together(cache, now)?);
+            rest = later;
         }
         Ok(Logits { values, vocab: self.config.vocab_size })
+    }
+
+    /// One pass over some prompts laid end to end.
+    fn prefill_together(
+        &mut self,
+        cache: &mut KvCache<B>,
+        sequences: &[(usize, &[u32])],
+    ) -> Result<Vec<f32>> {
+        let (mut batch, mut slots) = (Batch { documents: vec![0], ..Batch::default() }, Vec::new());
+        for &(slot, tokens) in sequences {
+            batch.tokens.extend(tokens);
+            slots.resize(batch.tokens.len(), slot as u32);
+            // Only the last token's logits are asked for; its target does not matter.
+            batch.targets.resize(batch.tokens.len() - 1, -1);
+            batch.targets.push(0);
+            batch.documents.push(batch.tokens.len() as u32);
+        }
+        batch.check(&self.config)?;
+        self.reserve_angles(batch.longest());
+        let (packed, slots) = (batch.pack(&self.backend), self.backend.index(&slots));
+        let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, shape: cache.shape };
+        let values = self.logits(&packed, attend, batch.tokens.len());
+        for &(slot, tokens) in sequences {
+            cache.lengths[slot] = tokens.len();
+        }
+        Ok(values)
     }
 
     /// Appends one token to each of some slots and returns the logits after it.
@@ -122,8 +163,15 @@ impl<B: Backend + Clone> Decoder<B> {
     pub fn decode(&mut self, cache: &mut KvCache<B>, tokens: &[(usize, u32)]) -> Result<Logits> {
         let (mut slots, mut positions) = (Vec::new(), Vec::new());
         for (i, &(slot, id)) in tokens.iter().enumerate() {
-            ensure!(tokens[..i].iter().all(|(other, _)| *other != slot), "slot {slot} is named twice");
-            ensure!((id as usize) < self.config.vocab_size, "token id {id} in a vocabulary of {}", self.config.vocab_size);
+            ensure!(
+                tokens[..i].iter().all(|(other, _)| *other != slot),
+                "slot {slot} is named twice"
+            );
+            ensure!(
+                (id as usize) < self.config.vocab_size,
+                "token id {id} in a vocabulary of {}",
+                self.config.vocab_size
+            );
             cache.check(slot, cache.lengths.get(slot).map_or(0, |len| len + 1), &self.config)?;
             ensure!(cache.lengths[slot] > 0, "slot {slot} has no prompt");
             slots.push(slot as u32);
@@ -147,7 +195,8 @@ impl<B: Backend + Clone> Decoder<B> {
         if rows == 0 {
             return Vec::new();
         }
-        let kept = Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
+        let kept =
+            Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
         let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
         pass.forward(packed, kept, attend);
         pass.logits(packed, kept)

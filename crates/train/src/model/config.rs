@@ -1,6 +1,7 @@
-//! What a model is, read from a Hugging Face `config.json`. A model family is data: one row of `FAMILIES` with the facts
-//! in which it differs. Whatever the engine does not know how to honour is refused by the name of its key, because a
-//! field that is silently ignored gives a model that is silently wrong.
+//! What a model is, read from a Hugging Face `config.json`. A model family is data: one row of
+//! `FAMILIES` with the facts in which it differs. Whatever the engine does not know how to honour
+//! is refused by the name of its key, because a field that is silently ignored gives a model that
+//! is silently wrong.
 
 use std::path::Path;
 
@@ -18,7 +19,8 @@ pub struct Family {
     pub model_type: &'static str,
     /// The only entry of `architectures` in config.json.
     pub architecture: &'static str,
-    /// Whether the query, key and value projections have a bias: a fact of the family, or the config's own key.
+    /// Whether the query, key and value projections have a bias: a fact of the family, or the
+    /// config's own key.
     pub qkv_bias: Fact,
     /// The same for the attention's output projection.
     pub output_bias: Fact,
@@ -148,7 +150,8 @@ pub struct ModelConfig {
     pub output_bias: bool,
     /// Standard deviation of the random initial weights.
     pub initializer_range: f32,
-    /// The file as it was read, so that what does not concern the decoder (token ids, say) goes out again as it came.
+    /// The file as it was read, so that what does not concern the decoder (token ids, say) goes out
+    /// again as it came.
     fields: Map<String, Value>,
 }
 
@@ -156,8 +159,8 @@ impl ModelConfig {
     /// Reads `config.json` in `dir`.
     ///
     /// # Errors
-    /// A user error that names the file and the key if the file is missing or not JSON, the architecture is unknown, or
-    /// a field asks for what the engine does not do.
+    /// A user error that names the file and the key if the file is missing or not JSON, the
+    /// architecture is unknown, or a field asks for what the engine does not do.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let text = std::io::read_to_string(open_input(&path)?)
@@ -175,8 +178,8 @@ impl ModelConfig {
         Reader { fields: &fields, path }.config()
     }
 
-    /// The config as `config.json` has it: every field that was read, with the decoder's own facts written out. The
-    /// caller sets `torch_dtype`.
+    /// The config as `config.json` has it: every field that was read, with the decoder's own facts
+    /// written out. The caller sets `torch_dtype`.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut fields = self.fields.clone();
@@ -223,7 +226,11 @@ impl ModelConfig {
     /// The heads, as the operations take them.
     #[must_use]
     pub fn heads(&self) -> Heads {
-        Heads { queries: self.num_attention_heads, key_values: self.num_key_value_heads, size: self.head_dim }
+        Heads {
+            queries: self.num_attention_heads,
+            key_values: self.num_key_value_heads,
+            size: self.head_dim,
+        }
     }
 
     /// A field as it stood in the file, `eos_token_id` for one.
@@ -238,10 +245,14 @@ impl ModelConfig {
     }
 }
 
-/// The f64 with the shortest decimal form that reads back as `value`, so that 1e-6 is written as 1e-6.
+/// The f64 with the shortest decimal form that reads back as `value`, so that 1e-6 is written as
+/// 1e-6.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
+
+/// Whether a value is one that the decoder does not honour.
+type Test = fn(&Value) -> bool;
 
 /// The fields of one file, and the file's name for the messages.
 struct Reader<'a> {
@@ -255,16 +266,21 @@ impl Reader<'_> {
         self.refuse_unsupported(family)?;
         let hidden_size = self.size("hidden_size", None)?;
         let heads = self.size("num_attention_heads", None)?;
-        let key_value_heads =
-            self.size("num_key_value_heads", Some(family.default_key_value_heads.unwrap_or(heads)))?;
+        let key_value_heads = self
+            .size("num_key_value_heads", Some(family.default_key_value_heads.unwrap_or(heads)))?;
         let head_dim = if family.own_head_size && self.get("head_dim").is_some() {
             self.size("head_dim", None)?
         } else if hidden_size.is_multiple_of(heads) {
             hidden_size / heads
         } else {
-            bail_user!("{}: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}", self.at());
+            bail_user!(
+                "{}: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}",
+                self.at()
+            );
         };
-        if !family.own_head_size && self.get("head_dim").is_some_and(|v| v.as_u64() != Some(head_dim as u64)) {
+        if !family.own_head_size
+            && self.get("head_dim").is_some_and(|v| v.as_u64() != Some(head_dim as u64))
+        {
             bail_user!(
                 "{}: head_dim must be hidden_size / num_attention_heads = {head_dim} in a {} model",
                 self.at(),
@@ -278,7 +294,10 @@ impl Reader<'_> {
             );
         }
         if !head_dim.is_multiple_of(2) {
-            bail_user!("{}: the head size {head_dim} is odd; rotary embedding needs an even one", self.at());
+            bail_user!(
+                "{}: the head size {head_dim} is odd; rotary embedding needs an even one",
+                self.at()
+            );
         }
         Ok(ModelConfig {
             family,
@@ -289,7 +308,8 @@ impl Reader<'_> {
             num_attention_heads: heads,
             num_key_value_heads: key_value_heads,
             head_dim,
-            max_position_embeddings: self.size("max_position_embeddings", Some(family.default_max_positions))?,
+            max_position_embeddings: self
+                .size("max_position_embeddings", Some(family.default_max_positions))?,
             rms_norm_eps: self.number("rms_norm_eps", 1e-6)?,
             rope_theta: self.rope_theta()?,
             tie_word_embeddings: self.flag("tie_word_embeddings")?,
@@ -304,8 +324,13 @@ impl Reader<'_> {
     fn family(&self) -> Result<&'static Family> {
         let architecture = match self.get("architectures") {
             None => None,
-            Some(Value::Array(names)) if names.len() == 1 && names[0].is_string() => names[0].as_str(),
-            Some(other) => bail_user!("{}: architectures: expected one name in a list, found {other}", self.at()),
+            Some(Value::Array(names)) if names.len() == 1 && names[0].is_string() => {
+                names[0].as_str()
+            }
+            Some(other) => bail_user!(
+                "{}: architectures: expected one name in a list, found {other}",
+                self.at()
+            ),
         };
         let model_type = self.get("model_type").and_then(Value::as_str);
         let known = || FAMILIES.iter().map(|f| f.architecture).collect::<Vec<_>>().join(", ");
@@ -317,7 +342,7 @@ impl Reader<'_> {
         });
         found.ok_or_else(|| {
             user(format!(
-                "{}: the architecture {} (model_type {}) is not supported; these are: {}",
+                "{}: architectures = {} with model_type = {} is not supported; supported are {}",
                 self.at(),
                 architecture.unwrap_or("(none)"),
                 model_type.unwrap_or("(none)"),
@@ -333,12 +358,14 @@ impl Reader<'_> {
                 bail_user!("{}: the field {key} (= {value}) is not supported", self.at());
             }
         }
-        let refused: [(&str, fn(&Value) -> bool); 6] = [
+        let refused: [(&str, Test); 6] = [
             ("hidden_act", |v| v.as_str() != Some("silu")),
             ("mlp_bias", |v| *v != Value::Bool(false)),
             ("use_sliding_window", |v| *v != Value::Bool(false)),
             ("attention_dropout", |v| v.as_f64() != Some(0.0)),
-            ("layer_types", |v| !v.as_array().is_some_and(|all| all.iter().all(|one| one == "full_attention"))),
+            ("layer_types", |v| {
+                !v.as_array().is_some_and(|all| all.iter().all(|one| one == "full_attention"))
+            }),
             ("rope_scaling", |v| !has_default_rope_type(v)),
         ];
         for (key, unsupported) in refused {
@@ -347,21 +374,32 @@ impl Reader<'_> {
             }
         }
         if family.qkv_bias != Fact::Key("attention_bias") && self.get("attention_bias").is_some() {
-            bail_user!("{}: attention_bias is not a field of a {} model", self.at(), family.model_type);
+            bail_user!(
+                "{}: attention_bias is not a field of a {} model",
+                self.at(),
+                family.model_type
+            );
         }
         Ok(())
     }
 
-    /// `rope_parameters.rope_theta` as transformers 5 writes it, or `rope_theta` as versions before it did.
+    /// `rope_parameters.rope_theta` as transformers 5 writes it, or `rope_theta` as versions before
+    /// it did.
     fn rope_theta(&self) -> Result<f32> {
-        let Some(parameters) = self.get("rope_parameters") else { return self.number("rope_theta", 10_000.0) };
+        let Some(parameters) = self.get("rope_parameters") else {
+            return self.number("rope_theta", 10_000.0);
+        };
         if !has_default_rope_type(parameters) {
-            bail_user!("{}: rope_parameters = {parameters} is not supported; its rope_type may be default", self.at());
+            bail_user!(
+                "{}: rope_parameters = {parameters} is not supported; its rope_type may be default",
+                self.at()
+            );
         }
         let Some(inner) = parameters.as_object() else {
             bail_user!("{}: rope_parameters: expected an object, found {parameters}", self.at());
         };
-        Reader { fields: inner, path: self.path }.number("rope_theta", self.number("rope_theta", 10_000.0)?)
+        Reader { fields: inner, path: self.path }
+            .number("rope_theta", self.number("rope_theta", 10_000.0)?)
     }
 
     fn fact(&self, fact: Fact) -> Result<bool> {
@@ -379,7 +417,10 @@ impl Reader<'_> {
             (None, None) => bail_user!("{}: the field {key} is missing", self.at()),
             (Some(value), _) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
                 Some(n) if n > 0 => Ok(n),
-                _ => bail_user!("{}: {key}: expected a positive whole number, found {value}", self.at()),
+                _ => bail_user!(
+                    "{}: {key}: expected a positive whole number, found {value}",
+                    self.at()
+                ),
             },
         }
     }
@@ -397,7 +438,9 @@ impl Reader<'_> {
         match self.get(key) {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(*flag),
-            Some(value) => bail_user!("{}: {key}: expected true or false, found {value}", self.at()),
+            Some(value) => {
+                bail_user!("{}: {key}: expected true or false, found {value}", self.at())
+            }
         }
     }
 

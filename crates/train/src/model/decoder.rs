@@ -1,14 +1,20 @@
-//! The decoder, written once over a set of operations: embedding, L layers of attention and feed-forward, norm, head. The forward
-//! pass of a layer serves training, the filling of a cache and decoding from it; the backward pass mirrors it by hand.
+//! The decoder, written once over a set of operations: embedding, L layers of attention and
+//! feed-forward, norm, head. The forward pass of a layer serves training, the filling of a cache
+//! and decoding from it; the backward pass mirrors it by hand.
 //!
-//! Shapes: N rows, C residual stream, H query and K key/value heads of D, F feed-forward, V vocabulary, L layers.
+//! Shapes: N rows, C residual stream, H query and K key/value heads of D, F feed-forward, V
+//! vocabulary, L layers.
 
 use super::activations::{Activations, LayerActivations, Scratch};
 use super::weights::{LayerWeights, Weights};
 use super::{ModelConfig, Packed};
-use crate::ops::{Backend, CacheShape, HeadGradient, Heads, LinearShape, NormGradients, NormShape, Plus, SavedAttention};
+use crate::ops::{
+    Backend, CacheShape, HeadGradient, Heads, LinearShape, NormGradients, NormShape, Plus,
+    SavedAttention,
+};
 
-/// What attention looks at, and with it which form the products take.
+/// What attention looks at. What goes through a cache takes the form of products whose rows do not
+/// depend on one another.
 pub(super) enum Attend<'a, B: Backend> {
     /// Whole documents.
     Documents,
@@ -57,7 +63,12 @@ impl<B: Backend> Pass<'_, B> {
     }
 
     /// Token ids to the residual stream after the last layer.
-    pub fn forward(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>, mut attend: Attend<'_, B>) {
+    pub fn forward(
+        &self,
+        batch: &Packed<B>,
+        kept: &mut Activations<B::Tensor>,
+        mut attend: Attend<'_, B>,
+    ) {
         let (streams, depth) = (kept.streams.len(), kept.layers.len());
         self.backend.gather_rows(
             &mut kept.streams[0],
@@ -70,7 +81,14 @@ impl<B: Backend> Pass<'_, B> {
                 .streams
                 .get_disjoint_mut([l % streams, (l + 1) % streams])
                 .expect("neighbouring streams are two");
-            self.layer_forward(l, weights, [x, out], batch, (&mut kept.layers[l % depth], &mut kept.scratch), &mut attend);
+            self.layer_forward(
+                l,
+                weights,
+                [x, out],
+                batch,
+                (&mut kept.layers[l % depth], &mut kept.scratch),
+                &mut attend,
+            );
         }
     }
 
@@ -86,33 +104,61 @@ impl<B: Backend> Pass<'_, B> {
     ) {
         let (ops, norm) = (self.backend, self.norm_shape(self.rows));
         let [qkv_shape, o_shape, gate_up_shape, down_shape] = self.layer_shapes();
-        let step = matches!(attend, Attend::Step { .. });
-        let linear = if step { B::linear_rows } else { B::linear };
+        let linear = if matches!(attend, Attend::Documents) { B::linear } else { B::linear_rows };
 
         ops.rms_norm(&mut scratch.normed, &mut kept.input_rms, x, &weights.input_layernorm, norm);
         let plus = Plus { bias: weights.qkv_bias.as_ref(), residual: None };
         linear(ops, &mut kept.qkv, &scratch.normed, &weights.qkv_proj, plus, qkv_shape);
         ops.rope(&mut kept.qkv, &batch.positions, self.angles, self.heads(), false);
-        if let Attend::Fill { caches, slots, shape } | Attend::Step { caches, slots, shape } = attend {
+        if let Attend::Fill { caches, slots, shape } | Attend::Step { caches, slots, shape } =
+            attend
+        {
             ops.cache_store(&mut caches[l], &kept.qkv, slots, &batch.positions, *shape);
         }
         match attend {
             Attend::Step { caches, slots, shape } => {
-                ops.cached_attention(&mut kept.attended, &kept.qkv, &caches[l], slots, &batch.positions, *shape);
+                ops.cached_attention(
+                    &mut kept.attended,
+                    &kept.qkv,
+                    &caches[l],
+                    slots,
+                    &batch.positions,
+                    *shape,
+                );
             }
-            _ => ops.attention(&mut kept.attended, &mut kept.log_sums, &kept.qkv, &batch.documents, self.heads()),
+            _ => ops.attention(
+                &mut kept.attended,
+                &mut kept.log_sums,
+                &kept.qkv,
+                &batch.documents,
+                self.heads(),
+            ),
         }
         let plus = Plus { bias: weights.o_bias.as_ref(), residual: Some(&*x) };
         linear(ops, &mut kept.mid, &kept.attended, &weights.o_proj, plus, o_shape);
 
-        ops.rms_norm(&mut scratch.normed, &mut kept.mid_rms, &kept.mid, &weights.post_attention_layernorm, norm);
-        linear(ops, &mut kept.gate_up, &scratch.normed, &weights.gate_up_proj, Plus::NOTHING, gate_up_shape);
+        ops.rms_norm(
+            &mut scratch.normed,
+            &mut kept.mid_rms,
+            &kept.mid,
+            &weights.post_attention_layernorm,
+            norm,
+        );
+        linear(
+            ops,
+            &mut kept.gate_up,
+            &scratch.normed,
+            &weights.gate_up_proj,
+            Plus::NOTHING,
+            gate_up_shape,
+        );
         ops.swiglu(&mut scratch.gated, &kept.gate_up, self.rows, self.config.intermediate_size);
         let plus = Plus { bias: None, residual: Some(&kept.mid) };
         linear(ops, out, &scratch.gated, &weights.down_proj, plus, down_shape);
     }
 
-    /// Losses of the rows that count; with a scale, also their gradient, from the head down to the embedding.
+    /// Losses of the rows that count; with a scale, also their gradient, from the head down to the
+    /// embedding.
     pub fn losses(
         &self,
         batch: &Packed<B>,
@@ -130,14 +176,33 @@ impl<B: Backend> Pass<'_, B> {
         ops.gather_rows(&mut head.stream, &streams[last], &batch.counted, c);
         ops.rms_norm(&mut head.normed, &mut head.rms, &head.stream, &self.weights.norm, norm);
         let Some((scale, gradients)) = gradient else {
-            ops.cross_entropy(&mut head.losses, &head.normed, self.weights.head(), &batch.targets, None, shape);
+            ops.cross_entropy(
+                &mut head.losses,
+                &head.normed,
+                self.weights.head(),
+                &batch.targets,
+                None,
+                shape,
+            );
             return ops.values(&head.losses, counted);
         };
         let into = HeadGradient { scale, hidden: &mut head.dnormed, head: gradients.head_mut() };
-        ops.cross_entropy(&mut head.losses, &head.normed, self.weights.head(), &batch.targets, Some(into), shape);
-        // The normed rows are needed no more; their memory takes the gradient of the rows before the norm.
+        ops.cross_entropy(
+            &mut head.losses,
+            &head.normed,
+            self.weights.head(),
+            &batch.targets,
+            Some(into),
+            shape,
+        );
+        // The normed rows are needed no more; their memory takes the gradient of the rows before
+        // the norm.
         ops.fill(&mut head.normed, counted * c, 0.0);
-        let into = NormGradients { dx: &mut head.normed, dweight: &mut gradients.norm, dy: &mut head.dnormed };
+        let into = NormGradients {
+            dx: &mut head.normed,
+            dweight: &mut gradients.norm,
+            dy: &mut head.dnormed,
+        };
         ops.rms_norm_backward(into, &head.rms, &head.stream, &self.weights.norm, norm);
         ops.fill(&mut scratch.dstream, self.rows * c, 0.0);
         ops.scatter_add_rows(&mut scratch.dstream, &head.normed, &batch.counted, c);
@@ -146,19 +211,37 @@ impl<B: Backend> Pass<'_, B> {
         losses
     }
 
-    /// From the gradient of the last stream, in `dstream`, to all layers' weights and the embedding.
-    fn backward(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>, gradients: &mut Weights<B::Tensor>) {
+    /// From the gradient of the last stream, in `dstream`, to all layers' weights and the
+    /// embedding.
+    fn backward(
+        &self,
+        batch: &Packed<B>,
+        kept: &mut Activations<B::Tensor>,
+        gradients: &mut Weights<B::Tensor>,
+    ) {
         for l in (0..self.weights.layers.len()).rev() {
             let (weights, into) = (&self.weights.layers[l], &mut gradients.layers[l]);
             self.feed_forward_backward(weights, into, &mut kept.layers[l], &mut kept.scratch);
-            self.attention_backward(weights, into, &kept.streams[l], batch, (&kept.layers[l], &mut kept.scratch));
+            self.attention_backward(
+                weights,
+                into,
+                &kept.streams[l],
+                batch,
+                (&kept.layers[l], &mut kept.scratch),
+            );
         }
         let width = self.config.hidden_size;
-        self.backend.scatter_add_rows(&mut gradients.embed_tokens, &kept.scratch.dstream, &batch.tokens, width);
+        self.backend.scatter_add_rows(
+            &mut gradients.embed_tokens,
+            &kept.scratch.dstream,
+            &batch.tokens,
+            width,
+        );
     }
 
-    /// The layer's second half. `dstream` holds the gradient of its output and gets that of `mid`. The norm's and the gate's
-    /// backward passes give their outputs back, which the weights' gradients need.
+    /// The layer's second half. `dstream` holds the gradient of its output and gets that of `mid`.
+    /// The norm's and the gate's backward passes give their outputs back, which the weights'
+    /// gradients need.
     fn feed_forward_backward(
         &self,
         weights: &LayerWeights<B::Tensor>,
@@ -173,13 +256,21 @@ impl<B: Backend> Pass<'_, B> {
         ops.linear_backward_weight(&mut into.down_proj, None, dstream, gated, down_shape);
         let dgate_up = &kept.gate_up;
         ops.linear_backward_input(normed, dgate_up, &weights.gate_up_proj, gate_up_shape);
-        let norm = NormGradients { dx: dstream, dweight: &mut into.post_attention_layernorm, dy: normed };
+        let norm =
+            NormGradients { dx: dstream, dweight: &mut into.post_attention_layernorm, dy: normed };
         let shape = self.norm_shape(self.rows);
-        ops.rms_norm_backward(norm, &kept.mid_rms, &kept.mid, &weights.post_attention_layernorm, shape);
+        ops.rms_norm_backward(
+            norm,
+            &kept.mid_rms,
+            &kept.mid,
+            &weights.post_attention_layernorm,
+            shape,
+        );
         ops.linear_backward_weight(&mut into.gate_up_proj, None, dgate_up, normed, gate_up_shape);
     }
 
-    /// The layer's first half. `dstream` holds the gradient of `mid` and gets that of the layer's input `x`.
+    /// The layer's first half. `dstream` holds the gradient of `mid` and gets that of the layer's
+    /// input `x`.
     fn attention_backward(
         &self,
         weights: &LayerWeights<B::Tensor>,
@@ -191,14 +282,33 @@ impl<B: Backend> Pass<'_, B> {
         let (ops, [qkv_shape, o_shape, ..]) = (self.backend, self.layer_shapes());
         let Scratch { normed, dstream, dattended, dqkv, .. } = scratch;
         ops.linear_backward_input(dattended, dstream, &weights.o_proj, o_shape);
-        ops.linear_backward_weight(&mut into.o_proj, into.o_bias.as_mut(), dstream, &kept.attended, o_shape);
-        let saved = SavedAttention { qkv: &kept.qkv, out: &kept.attended, log_sums: &kept.log_sums };
+        ops.linear_backward_weight(
+            &mut into.o_proj,
+            into.o_bias.as_mut(),
+            dstream,
+            &kept.attended,
+            o_shape,
+        );
+        let saved =
+            SavedAttention { qkv: &kept.qkv, out: &kept.attended, log_sums: &kept.log_sums };
         ops.attention_backward(dqkv, dattended, saved, &batch.documents, self.heads());
         ops.rope(dqkv, &batch.positions, self.angles, self.heads(), true);
         ops.linear_backward_input(normed, dqkv, &weights.qkv_proj, qkv_shape);
         let norm = NormGradients { dx: dstream, dweight: &mut into.input_layernorm, dy: normed };
-        ops.rms_norm_backward(norm, &kept.input_rms, x, &weights.input_layernorm, self.norm_shape(self.rows));
-        ops.linear_backward_weight(&mut into.qkv_proj, into.qkv_bias.as_mut(), dqkv, normed, qkv_shape);
+        ops.rms_norm_backward(
+            norm,
+            &kept.input_rms,
+            x,
+            &weights.input_layernorm,
+            self.norm_shape(self.rows),
+        );
+        ops.linear_backward_weight(
+            &mut into.qkv_proj,
+            into.qkv_bias.as_mut(),
+            dqkv,
+            normed,
+            qkv_shape,
+        );
     }
 
     /// Logits `[counted, V]` of the counted rows.
@@ -207,7 +317,13 @@ impl<B: Backend> Pass<'_, B> {
         let (last, vocab) = (self.last(kept), self.config.vocab_size);
         let head = &mut kept.head;
         ops.gather_rows(&mut head.stream, &kept.streams[last], &batch.counted, c);
-        ops.rms_norm(&mut head.normed, &mut head.rms, &head.stream, &self.weights.norm, self.norm_shape(counted));
+        ops.rms_norm(
+            &mut head.normed,
+            &mut head.rms,
+            &head.stream,
+            &self.weights.norm,
+            self.norm_shape(counted),
+        );
         if ops.len(&head.logits) < counted * vocab {
             head.logits = ops.zeros(counted * vocab);
         }

@@ -1,6 +1,6 @@
-//! A model as a Hugging Face folder: `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`. Files are
-//! mapped, not read; every tensor's name, shape and type is checked before it is taken, and a message names the tensor that
-//! differs.
+//! A model as a Hugging Face folder: `config.json` and `model.safetensors`, or shards with
+//! `model.safetensors.index.json`. Files are mapped, not read; every tensor's name, shape and type
+//! is checked before it is taken, and a message names the tensor that differs.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -44,7 +44,8 @@ impl Model {
         Self::load_on(Cpu, dir)
     }
 
-    /// Writes `config.json` and `model.safetensors` into an existing folder, as `transformers` reads them.
+    /// Writes `config.json` and `model.safetensors` into an existing folder, as `transformers`
+    /// reads them.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -55,14 +56,15 @@ impl Model {
             Dtype::Bf16 => "bfloat16",
         };
         if let Some(fields) = config.as_object_mut() {
-            fields.remove("dtype");
+            fields.shift_remove("dtype");
             fields.insert("torch_dtype".into(), name.into());
         }
         let path = dir.join("config.json");
         let text = serde_json::to_string_pretty(&config).context("config as JSON")? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
 
-        let shapes = self.specs.all().into_iter().flat_map(|spec| &spec.parts).map(|part| &part.shape);
+        let shapes =
+            self.specs.all().into_iter().flat_map(|spec| &spec.parts).map(|part| &part.shape);
         let tensors = self.parameters().into_iter().zip(shapes);
         let tensors = tensors.map(|((name, values), shape)| (name, Saved { values, shape, dtype }));
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -92,7 +94,9 @@ impl View for Saved<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         match self.dtype {
             Dtype::F32 => self.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Dtype::Bf16 => self.values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            Dtype::Bf16 => {
+                self.values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()
+            }
         }
     }
     fn data_len(&self) -> usize {
@@ -104,8 +108,9 @@ impl<B: Backend + Clone> Decoder<B> {
     /// Reads a model from a Hugging Face folder. Values of type f32, f16 and bf16 are taken.
     ///
     /// # Errors
-    /// A user error if the folder has no weights, a file is cut off or is not safetensors, or a tensor is missing, superfluous,
-    /// of another shape or type, or in two shards. It names the file and the tensor.
+    /// A user error if the folder has no weights, a file is cut off or is not safetensors, or a
+    /// tensor is missing, superfluous, of another shape or type, or in two shards. It names the
+    /// file and the tensor.
     pub fn load_on(backend: B, dir: &Path) -> Result<Self> {
         let config = ModelConfig::load(dir)?;
         let maps = shards(dir)?.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
@@ -114,7 +119,11 @@ impl<B: Backend + Clone> Decoder<B> {
         for (shard, file) in maps.iter().zip(&files) {
             for (name, view) in file.tensors() {
                 if let Some((other, _)) = found.insert(name.clone(), (&shard.path, view)) {
-                    bail_user!("{}: the tensor {name} is also in {}", shard.path.display(), other.display());
+                    bail_user!(
+                        "{}: the tensor {name} is also in {}",
+                        shard.path.display(),
+                        other.display()
+                    );
                 }
             }
         }
@@ -134,8 +143,8 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     let text = std::io::read_to_string(open_input(&index)?)
         .map_err(|err| user(format!("{}: cannot be read as text: {err}", index.display())))?;
-    let json: Value =
-        serde_json::from_str(&text).map_err(|err| user(format!("{}: not JSON: {err}", index.display())))?;
+    let json: Value = serde_json::from_str(&text)
+        .map_err(|err| user(format!("{}: not JSON: {err}", index.display())))?;
     let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
         bail_user!("{}: the object weight_map is missing", index.display());
     };
@@ -143,7 +152,10 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
     for (tensor, file) in map {
         match file.as_str().filter(|name| !name.contains(['/', '\\'])) {
             Some(name) => names.insert(name),
-            None => bail_user!("{}: {tensor}: expected the name of a file, found {file}", index.display()),
+            None => bail_user!(
+                "{}: {tensor}: expected the name of a file, found {file}",
+                index.display()
+            ),
         };
     }
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
@@ -158,37 +170,60 @@ struct Shard {
 impl Shard {
     fn open(path: PathBuf) -> Result<Self> {
         let file = open_input(&path)?;
-        // SAFETY: the map is read only while a model is loaded; if another process shortens the file meanwhile, that process
-        // breaks the promise which every reader of mapped files relies on.
-        let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
+        // SAFETY: the map is read only while a model is loaded; if another process shortens the
+        // file meanwhile, that process breaks the promise which every reader of mapped files relies
+        // on.
+        let map = unsafe { Mmap::map(&file) }
+            .with_context(|| format!("cannot map {}", path.display()))?;
         Ok(Self { path, map })
     }
 
     fn parse(&self) -> Result<SafeTensors<'_>> {
         SafeTensors::deserialize(&self.map).map_err(|err| {
-            user(format!("{}: not a whole safetensors file ({err}); is it cut off?", self.path.display()))
+            user(format!(
+                "{}: not a whole safetensors file ({err}); is it cut off?",
+                self.path.display()
+            ))
         })
     }
 }
 
 /// Every tensor that the config asks for is there, and no other.
-fn check_names(config: &ModelConfig, found: &BTreeMap<String, (&Path, TensorView)>, dir: &Path) -> Result<()> {
+fn check_names(
+    config: &ModelConfig,
+    found: &BTreeMap<String, (&Path, TensorView)>,
+    dir: &Path,
+) -> Result<()> {
     let specs = specs(config);
-    let wanted: BTreeSet<&str> =
-        specs.all().into_iter().flat_map(|spec| &spec.parts).map(|part| part.name.as_str()).collect();
+    let wanted: BTreeSet<&str> = specs
+        .all()
+        .into_iter()
+        .flat_map(|spec| &spec.parts)
+        .map(|part| part.name.as_str())
+        .collect();
     if let Some(name) = wanted.iter().find(|name| !found.contains_key(**name)) {
-        bail_user!("{}: the tensor {name}, which config.json asks for, is missing from the weights", dir.display());
+        bail_user!(
+            "{}: the tensor {name}, which config.json asks for, is missing from the weights",
+            dir.display()
+        );
     }
     for (name, (path, view)) in found {
         let tied_head = config.tie_word_embeddings && name == "lm_head.weight";
-        if tied_head && found.get("model.embed_tokens.weight").is_some_and(|(_, table)| table.data() != view.data()) {
+        if tied_head
+            && found
+                .get("model.embed_tokens.weight")
+                .is_some_and(|(_, table)| table.data() != view.data())
+        {
             bail_user!(
                 "{}: lm_head.weight differs from model.embed_tokens.weight, but config.json says tie_word_embeddings",
                 path.display()
             );
         }
         if !wanted.contains(name.as_str()) && !tied_head && !name.ends_with(DERIVED) {
-            bail_user!("{}: the tensor {name} has no place in the model of config.json", path.display());
+            bail_user!(
+                "{}: the tensor {name} has no place in the model of config.json",
+                path.display()
+            );
         }
     }
     Ok(())
@@ -196,7 +231,7 @@ fn check_names(config: &ModelConfig, found: &BTreeMap<String, (&Path, TensorView
 
 /// One of our tensors out of the checkpoint's parts.
 fn read(spec: &Spec, found: &BTreeMap<String, (&Path, TensorView)>) -> Result<Vec<f32>> {
-    let mut values = vec![0.0; spec.len()];
+    let mut values = vec![0.0; spec.elements()];
     for part in &spec.parts {
         let Some((path, view)) = found.get(&part.name) else {
             bail_user!("the tensor {} is missing from the weights", part.name);
@@ -205,6 +240,9 @@ fn read(spec: &Spec, found: &BTreeMap<String, (&Path, TensorView)>) -> Result<Ve
     }
     Ok(values)
 }
+
+/// Little-endian bytes to values.
+type Convert = fn(&[u8], &mut [f32]);
 
 /// Values that one task converts.
 const BLOCK: usize = 1 << 16;
@@ -219,7 +257,7 @@ fn read_part(values: &mut [f32], part: &Part, path: &Path, view: &TensorView) ->
             part.shape
         );
     }
-    let (size, convert): (usize, fn(&[u8], &mut [f32])) = match view.dtype() {
+    let (size, convert): (usize, Convert) = match view.dtype() {
         safetensors::Dtype::F32 => (4, from_f32),
         safetensors::Dtype::F16 => (2, from_f16),
         safetensors::Dtype::BF16 => (2, from_bf16),
@@ -247,6 +285,7 @@ fn from_bf16(bytes: &[u8], values: &mut [f32]) {
 }
 
 fn from_f16(bytes: &[u8], values: &mut [f32]) {
-    let halves: Vec<f16> = bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
+    let halves: Vec<f16> =
+        bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
     halves.convert_to_f32_slice(values);
 }

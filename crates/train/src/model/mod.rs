@@ -1,6 +1,7 @@
-//! The model: a decoder-only transformer of one of the families in [`config`], trained and run by hand-written passes over a
-//! [`Backend`]. [`weights`] says which tensors there are, `folder` reads and writes them in the Hugging Face layout,
-//! `decoder` is the mathematics, `cache` decodes. [`Model`] is the decoder on the processor.
+//! The model: a decoder-only transformer of one of the families in [`config`], trained and run by
+//! hand-written passes over a [`Backend`]. [`weights`] says which tensors there are, `folder` reads
+//! and writes them in the Hugging Face layout, `decoder` is the mathematics, `cache` decodes.
+//! [`Model`] is the decoder on the processor.
 
 mod activations;
 mod cache;
@@ -38,8 +39,8 @@ pub struct Decoder<B: Backend> {
     inference: Option<Activations<B::Tensor>>,
 }
 
-/// N tokens laid end to end; attention stays inside each document. No padding tokens exist, and rotary positions restart at
-/// each document.
+/// N tokens laid end to end; attention stays inside each document. No padding tokens exist, and
+/// rotary positions restart at each document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token ids `[N]`.
@@ -68,11 +69,23 @@ impl Batch {
         let rows = self.tokens.len();
         ensure!(rows > 0, "the batch is empty");
         ensure!(self.targets.len() == rows, "{} targets for {rows} tokens", self.targets.len());
-        for id in self.tokens.iter().map(|&id| i64::from(id)).chain(self.targets.iter().map(|&id| i64::from(id))) {
-            ensure!((-1..config.vocab_size as i64).contains(&id), "token id {id} in a vocabulary of {}", config.vocab_size);
+        for id in self
+            .tokens
+            .iter()
+            .map(|&id| i64::from(id))
+            .chain(self.targets.iter().map(|&id| i64::from(id)))
+        {
+            ensure!(
+                (-1..config.vocab_size as i64).contains(&id),
+                "token id {id} in a vocabulary of {}",
+                config.vocab_size
+            );
         }
         let ends = (self.documents.first(), self.documents.last());
-        ensure!(ends == (Some(&0), Some(&(rows as u32))), "documents must go from 0 to {rows}, not {ends:?}");
+        ensure!(
+            ends == (Some(&0), Some(&(rows as u32))),
+            "documents must go from 0 to {rows}, not {ends:?}"
+        );
         for pair in self.documents.windows(2) {
             let len = i64::from(pair[1]) - i64::from(pair[0]);
             ensure!(
@@ -85,10 +98,17 @@ impl Batch {
     }
 
     fn pack<B: Backend>(&self, backend: &B) -> Packed<B> {
-        let positions: Vec<u32> = self.documents.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
-        let counted: Vec<u32> =
-            self.targets.iter().zip(0..).filter(|(target, _)| **target >= 0).map(|(_, row)| row).collect();
-        let targets: Vec<u32> = counted.iter().map(|&row| self.targets[row as usize] as u32).collect();
+        let positions: Vec<u32> =
+            self.documents.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
+        let counted: Vec<u32> = self
+            .targets
+            .iter()
+            .zip(0..)
+            .filter(|(target, _)| **target >= 0)
+            .map(|(_, row)| row)
+            .collect();
+        let targets: Vec<u32> =
+            counted.iter().map(|&row| self.targets[row as usize] as u32).collect();
         Packed {
             tokens: backend.index(&self.tokens),
             positions: backend.index(&positions),
@@ -107,19 +127,25 @@ impl Batch {
 
 impl<B: Backend + Clone> Decoder<B> {
     /// A decoder of `config` whose tensors `values` makes.
-    fn build(backend: B, config: ModelConfig, mut values: impl FnMut(&Spec) -> Result<Vec<f32>>) -> Result<Self> {
+    fn build(
+        backend: B,
+        config: ModelConfig,
+        mut values: impl FnMut(&Spec) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
         let weights = specs.try_map(|spec| values(spec).map(|values| backend.tensor(values)))?;
         let angles = (backend.zeros(0), 0);
         Ok(Self { backend, config, specs, weights, angles, training: None, inference: None })
     }
 
-    /// A decoder with random weights: normal with the config's `initializer_range`, matrices that write to the residual stream
-    /// smaller by √(2L), norms one, biases zero. The same seed gives the same bytes.
+    /// A decoder with random weights: normal with the config's `initializer_range`, matrices that
+    /// write to the residual stream smaller by √(2L), norms one, biases zero. The same seed gives
+    /// the same bytes.
     #[must_use]
     pub fn random_on(backend: B, config: ModelConfig, seed: u64) -> Self {
         let facts = config.clone();
-        Self::build(backend, config, |spec| Ok(weights::initial(spec, &facts, seed))).expect("drawing cannot fail")
+        Self::build(backend, config, |spec| Ok(weights::initial(spec, &facts, seed)))
+            .expect("drawing cannot fail")
     }
 
     /// The same weights on another backend.
@@ -128,7 +154,7 @@ impl<B: Backend + Clone> Decoder<B> {
         let mut all = self.specs.all().into_iter().zip(self.weights.all());
         let values = |_: &Spec| {
             let (spec, tensor) = all.next().expect("as many tensors as specs");
-            Ok(self.backend.values(tensor, spec.len()))
+            Ok(self.backend.values(tensor, spec.elements()))
         };
         Decoder::build(backend, self.config.clone(), values).expect("copying cannot fail")
     }
@@ -147,18 +173,24 @@ impl<B: Backend + Clone> Decoder<B> {
     /// Number of trained values; a tied head counts once.
     #[must_use]
     pub fn parameter_count(&self) -> usize {
-        self.specs.all().iter().map(|spec| spec.len()).sum()
+        self.specs.all().iter().map(|spec| spec.elements()).sum()
     }
 
     /// Loss of each token `[N]`, 0 where masked; `gradients` += `scale` · d(sum of losses).
     ///
     /// # Errors
     /// If the batch contradicts itself or the config.
-    pub fn forward_backward(&mut self, batch: &Batch, scale: f32, gradients: &mut Gradients<B>) -> Result<Vec<f32>> {
+    pub fn forward_backward(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        gradients: &mut Gradients<B>,
+    ) -> Result<Vec<f32>> {
         batch.check(&self.config)?;
         self.reserve_angles(batch.longest());
         let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
-        let kept = Activations::reserve(&mut self.training, &self.backend, &self.config, rows, true);
+        let kept =
+            Activations::reserve(&mut self.training, &self.backend, &self.config, rows, true);
         let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
         pass.forward(&packed, kept, Attend::Documents);
         let losses = pass.losses(&packed, kept, Some((scale, &mut gradients.weights)));
@@ -173,7 +205,8 @@ impl<B: Backend + Clone> Decoder<B> {
         batch.check(&self.config)?;
         self.reserve_angles(batch.longest());
         let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
-        let kept = Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
+        let kept =
+            Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
         let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
         pass.forward(&packed, kept, Attend::Documents);
         let losses = pass.losses(&packed, kept, None);
@@ -250,9 +283,16 @@ impl Model {
     }
 }
 
-fn named<'a>(specs: &'a Weights<Spec>, weights: &'a Weights<Vec<f32>>) -> Vec<(&'a str, &'a [f32])> {
+fn named<'a>(
+    specs: &'a Weights<Spec>,
+    weights: &'a Weights<Vec<f32>>,
+) -> Vec<(&'a str, &'a [f32])> {
     let tensors = specs.all().into_iter().zip(weights.all());
-    tensors.flat_map(|(spec, tensor)| spec.parts.iter().map(|part| (part.name.as_str(), &tensor[part.range.clone()]))).collect()
+    tensors
+        .flat_map(|(spec, tensor)| {
+            spec.parts.iter().map(|part| (part.name.as_str(), &tensor[part.range.clone()]))
+        })
+        .collect()
 }
 
 /// The gradient of every parameter.
@@ -266,21 +306,26 @@ impl<B: Backend + Clone> Gradients<B> {
     /// Zeros for a model.
     #[must_use]
     pub fn zeros(model: &Decoder<B>) -> Self {
-        let weights = model.specs.map(|spec| model.backend.zeros(spec.len()));
+        let weights = model.specs.map(|spec| model.backend.zeros(spec.elements()));
         Self { backend: model.backend.clone(), specs: Arc::clone(&model.specs), weights }
     }
 
     /// Back to zero.
     pub fn clear(&mut self) {
         for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all_mut()) {
-            self.backend.fill(tensor, spec.len(), 0.0);
+            self.backend.fill(tensor, spec.elements(), 0.0);
         }
     }
 
     /// √ of the sum of all squares, summed in f64 in a fixed order.
     #[must_use]
     pub fn global_norm(&self) -> f64 {
-        self.weights.all().into_iter().map(|tensor| self.backend.sum_of_squares(tensor)).sum::<f64>().sqrt()
+        self.weights
+            .all()
+            .into_iter()
+            .map(|tensor| self.backend.sum_of_squares(tensor))
+            .sum::<f64>()
+            .sqrt()
     }
 
     /// Multiplies every gradient.
@@ -299,8 +344,12 @@ impl<B: Backend + Clone> Gradients<B> {
     pub fn named(&self) -> Vec<(String, Vec<f32>)> {
         let mut all = Vec::new();
         for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all()) {
-            let values = self.backend.values(tensor, spec.len());
-            all.extend(spec.parts.iter().map(|part| (part.name.clone(), values[part.range.clone()].to_vec())));
+            let values = self.backend.values(tensor, spec.elements());
+            all.extend(
+                spec.parts
+                    .iter()
+                    .map(|part| (part.name.clone(), values[part.range.clone()].to_vec())),
+            );
         }
         all
     }

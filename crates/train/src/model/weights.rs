@@ -1,6 +1,7 @@
-//! A decoder's weights: which tensors there are, what the checkpoint calls their parts, and random values to begin with. Fields
-//! bear the checkpoint's names. What meets the same input stands in one tensor (queries, keys and values; gate and up), so that
-//! it is one matrix product; a checkpoint's tensor is then a run of its rows.
+//! A decoder's weights: which tensors there are, what the checkpoint calls their parts, and random
+//! values to begin with. Fields bear the checkpoint's names. What meets the same input stands in
+//! one tensor (queries, keys and values; gate and up), so that it is one matrix product; a
+//! checkpoint's tensor is then a run of its rows.
 
 use std::ops::Range;
 
@@ -10,7 +11,8 @@ use rayon::prelude::*;
 
 use super::ModelConfig;
 
-/// One value for each tensor of a decoder: the tensors themselves, their gradients, or what is known of them.
+/// One value for each tensor of a decoder: the tensors themselves, their gradients, or what is
+/// known of them.
 #[derive(Debug, Clone)]
 pub struct Weights<T> {
     /// `[V, C]`.
@@ -78,7 +80,11 @@ impl<T> Weights<T> {
             all.extend(&mut layer.qkv_bias);
             all.push(&mut layer.o_proj);
             all.extend(&mut layer.o_bias);
-            all.extend([&mut layer.post_attention_layernorm, &mut layer.gate_up_proj, &mut layer.down_proj]);
+            all.extend([
+                &mut layer.post_attention_layernorm,
+                &mut layer.gate_up_proj,
+                &mut layer.down_proj,
+            ]);
         }
         all.push(&mut self.norm);
         all.extend(&mut self.lm_head);
@@ -105,7 +111,12 @@ impl<T> Weights<T> {
             });
         }
         let norm = f(&self.norm)?;
-        Ok(Weights { embed_tokens, layers, norm, lm_head: self.lm_head.as_ref().map(&mut f).transpose()? })
+        Ok(Weights {
+            embed_tokens,
+            layers,
+            norm,
+            lm_head: self.lm_head.as_ref().map(&mut f).transpose()?,
+        })
     }
 
     /// The same structure with each tensor put through `f`.
@@ -126,8 +137,8 @@ pub enum Role {
     Bias,
     /// Begins normal with the config's `initializer_range`, decays.
     Matrix,
-    /// A matrix whose product is added to the residual stream: begins smaller by √(2L), so that the stream's variance does not
-    /// grow with depth (Radford et al., GPT-2, section 2.3).
+    /// A matrix whose product is added to the residual stream: begins smaller by √(2L), so that the
+    /// stream's variance does not grow with depth (Radford et al., GPT-2, section 2.3).
     Residual,
 }
 
@@ -154,9 +165,9 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Elements.
+    /// Number of values.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn elements(&self) -> usize {
         self.parts.last().map_or(0, |part| part.range.end)
     }
 
@@ -179,48 +190,79 @@ pub fn specs(config: &ModelConfig) -> Weights<Spec> {
             let start = at;
             at += shape.iter().product::<usize>();
             number += 1;
-            Part { name: format!("{prefix}{name}"), shape: shape.to_vec(), role, range: start..at, number }
+            Part {
+                name: format!("{prefix}{name}"),
+                shape: shape.to_vec(),
+                role,
+                range: start..at,
+                number,
+            }
         });
         Spec { parts: parts.collect() }
     };
     let embed_tokens = spec("model.embed_tokens.weight", &[("", &[v, c])], Role::Matrix);
     let mut layers = Vec::new();
     for l in 0..config.num_hidden_layers {
-        let (at, attention, mlp) =
-            (format!("model.layers.{l}."), format!("model.layers.{l}.self_attn."), format!("model.layers.{l}.mlp."));
+        let (at, attention, mlp) = (
+            format!("model.layers.{l}."),
+            format!("model.layers.{l}.self_attn."),
+            format!("model.layers.{l}.mlp."),
+        );
         layers.push(LayerWeights {
             input_layernorm: spec(&at, &[("input_layernorm.weight", &[c])], Role::Norm),
             qkv_proj: spec(
                 &attention,
-                &[("q_proj.weight", &[q, c]), ("k_proj.weight", &[kv, c]), ("v_proj.weight", &[kv, c])],
+                &[
+                    ("q_proj.weight", &[q, c]),
+                    ("k_proj.weight", &[kv, c]),
+                    ("v_proj.weight", &[kv, c]),
+                ],
                 Role::Matrix,
             ),
             qkv_bias: config.qkv_bias.then(|| {
-                spec(&attention, &[("q_proj.bias", &[q]), ("k_proj.bias", &[kv]), ("v_proj.bias", &[kv])], Role::Bias)
+                spec(
+                    &attention,
+                    &[("q_proj.bias", &[q]), ("k_proj.bias", &[kv]), ("v_proj.bias", &[kv])],
+                    Role::Bias,
+                )
             }),
             o_proj: spec(&attention, &[("o_proj.weight", &[c, q])], Role::Residual),
-            o_bias: config.output_bias.then(|| spec(&attention, &[("o_proj.bias", &[c])], Role::Bias)),
-            post_attention_layernorm: spec(&at, &[("post_attention_layernorm.weight", &[c])], Role::Norm),
-            gate_up_proj: spec(&mlp, &[("gate_proj.weight", &[f, c]), ("up_proj.weight", &[f, c])], Role::Matrix),
+            o_bias: config
+                .output_bias
+                .then(|| spec(&attention, &[("o_proj.bias", &[c])], Role::Bias)),
+            post_attention_layernorm: spec(
+                &at,
+                &[("post_attention_layernorm.weight", &[c])],
+                Role::Norm,
+            ),
+            gate_up_proj: spec(
+                &mlp,
+                &[("gate_proj.weight", &[f, c]), ("up_proj.weight", &[f, c])],
+                Role::Matrix,
+            ),
             down_proj: spec(&mlp, &[("down_proj.weight", &[c, f])], Role::Residual),
         });
     }
     let norm = spec("model.norm.weight", &[("", &[c])], Role::Norm);
-    let lm_head = (!config.tie_word_embeddings).then(|| spec("lm_head.weight", &[("", &[v, c])], Role::Matrix));
+    let lm_head = (!config.tie_word_embeddings)
+        .then(|| spec("lm_head.weight", &[("", &[v, c])], Role::Matrix));
     Weights { embed_tokens, layers, norm, lm_head }
 }
 
 /// Elements that one stream of random numbers serves.
 const BLOCK: usize = 1 << 16;
 
-/// A tensor's first values. Each block of each part has a random stream of its own, so that the bytes do not depend on threads.
+/// A tensor's first values. Each block of each part has a random stream of its own, so that the
+/// bytes do not depend on threads.
 #[must_use]
 pub fn initial(spec: &Spec, config: &ModelConfig, seed: u64) -> Vec<f32> {
-    let mut values = vec![0.0; spec.len()];
+    let mut values = vec![0.0; spec.elements()];
     for part in &spec.parts {
         let deviation = match part.role {
             Role::Matrix => config.initializer_range,
-            Role::Residual => config.initializer_range / (2.0 * config.num_hidden_layers as f32).sqrt(),
+            Role::Residual => {
+                config.initializer_range / (2.0 * config.num_hidden_layers as f32).sqrt()
+            }
             Role::Norm => {
                 values[part.range.clone()].fill(1.0);
                 continue;
@@ -241,7 +283,8 @@ fn fill_normal(values: &mut [f32], generator: &mut ChaCha8Rng, deviation: f64) {
     // In (0, 1]: the logarithm is finite.
     let mut uniform = || ((generator.next_u64() >> 11) + 1) as f64 / 2f64.powi(53);
     for pair in values.chunks_mut(2) {
-        let (radius, angle) = ((-2.0 * uniform().ln()).sqrt() * deviation, std::f64::consts::TAU * uniform());
+        let (radius, angle) =
+            ((-2.0 * uniform().ln()).sqrt() * deviation, std::f64::consts::TAU * uniform());
         for (value, along) in pair.iter_mut().zip([angle.cos(), angle.sin()]) {
             *value = (radius * along) as f32;
         }

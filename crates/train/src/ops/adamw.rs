@@ -1,5 +1,6 @@
-//! AdamW (Loshchilov and Hutter, arXiv 1711.05101) on one tensor, with the arithmetic of PyTorch's single-tensor form: weights
-//! decay by lr · weight_decay first, the moments are corrected for their zero start, eps is added to the corrected root.
+//! AdamW (Loshchilov and Hutter, arXiv 1711.05101) on one tensor, with the arithmetic of PyTorch's
+//! single-tensor form: weights decay by lr · weight_decay first, the moments are corrected for
+//! their zero start, eps is added to the corrected root.
 
 use super::simd;
 use super::split::{self, Shared};
@@ -48,7 +49,12 @@ impl AdamWStep {
 }
 
 /// Moves `parameter` against its gradient, and brings both moments up to date.
-pub fn step(step: &AdamWStep, parameter: &mut [f32], gradient: &[f32], [first, second]: [&mut [f32]; 2]) {
+pub fn step(
+    step: &AdamWStep,
+    parameter: &mut [f32],
+    gradient: &[f32],
+    [first, second]: [&mut [f32]; 2],
+) {
     let factors = step.factors();
     let (first, second) = (Shared::new(first), Shared::new(second));
     split::for_each_rows(parameter, 1, |range, parameter| {
@@ -99,10 +105,16 @@ pub mod reference {
     use super::AdamWStep;
 
     /// See [`super::step`].
-    pub fn step(step: &AdamWStep, parameter: &mut [f32], gradient: &[f32], [first, second]: [&mut [f32]; 2]) {
+    pub fn step(
+        step: &AdamWStep,
+        parameter: &mut [f32],
+        gradient: &[f32],
+        [first, second]: [&mut [f32]; 2],
+    ) {
         let steps = step.step as f64;
         let [lr, beta1, beta2, eps, decay] =
-            [step.learning_rate, step.beta1, step.beta2, step.eps, step.weight_decay].map(f64::from);
+            [step.learning_rate, step.beta1, step.beta2, step.eps, step.weight_decay]
+                .map(f64::from);
         for i in 0..parameter.len() {
             let g = f64::from(gradient[i]);
             first[i] = (beta1 * f64::from(first[i]) + (1.0 - beta1) * g) as f32;
@@ -147,8 +159,14 @@ mod tests {
 
     #[test]
     fn first_step_moves_by_the_learning_rate_against_the_sign() {
-        let settings =
-            AdamWStep { step: 1, learning_rate: 0.5, beta1: 0.9, beta2: 0.99, eps: 1e-12, weight_decay: 0.0 };
+        let settings = AdamWStep {
+            step: 1,
+            learning_rate: 0.5,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-12,
+            weight_decay: 0.0,
+        };
         let mut p = [1.0, 1.0];
         step(&settings, &mut p, &[3.0, -0.01], [&mut [0.0; 2], &mut [0.0; 2]]);
         assert_close(&p, &[0.5, 1.5], 1e-6);
@@ -156,7 +174,12 @@ mod tests {
 
     #[test]
     fn one_and_two_threads_give_the_same_bits() {
-        let once = || (run(300_000, 2, false).map(|x| bits(&x)), sum_of_squares(&random(1, 300_000)).to_bits());
+        let once = || {
+            (
+                run(300_000, 2, false).map(|x| bits(&x)),
+                sum_of_squares(&random(1, 300_000)).to_bits(),
+            )
+        };
         assert_eq!(on_threads(1, once), on_threads(2, once));
     }
 }

@@ -1,7 +1,8 @@
-//! Causal attention with grouped queries over packed documents, forward and backward. Softmax is kept as its log-sum-exp alone and
-//! recomputed in the backward pass (Dao et al., FlashAttention, arXiv 2205.14135). On the CPU one task takes one document and
-//! one key and value head with the group of query heads that share it, so that all it writes is its own; inside, blocks of
-//! queries meet all keys before them, which a short document's scores allow to stand in cache.
+//! Causal attention with grouped queries over packed documents, forward and backward. Softmax is
+//! kept as its log-sum-exp alone and recomputed in the backward pass (Dao et al., FlashAttention,
+//! arXiv 2205.14135). On the CPU one task takes one document and one key and value head with the
+//! group of query heads that share it, so that all it writes is its own; inside, blocks of queries
+//! meet all keys before them, which a short document's scores allow to stand in cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -31,10 +32,12 @@ struct Place {
 }
 
 impl Place {
-    /// Columns of `qkv` where query head `member` of the group, the key head and the value head begin.
+    /// Columns of `qkv` where query head `member` of the group, the key head and the value head
+    /// begin.
     fn columns(self, member: usize) -> [usize; 3] {
         let Heads { queries, key_values, size } = self.heads;
-        [self.query_head(member), queries + self.head, queries + key_values + self.head].map(|head| head * size)
+        [self.query_head(member), queries + self.head, queries + key_values + self.head]
+            .map(|head| head * size)
     }
 
     fn query_head(self, member: usize) -> usize {
@@ -47,7 +50,13 @@ impl Place {
     }
 
     /// The same as a target for `rows` rows.
-    fn target(self, memory: Shared<'_>, width: usize, column: usize, rows: Range<usize>) -> Target<'_> {
+    fn target(
+        self,
+        memory: Shared<'_>,
+        width: usize,
+        column: usize,
+        rows: Range<usize>,
+    ) -> Target<'_> {
         let start = (self.start + rows.start) * width + column;
         Target { memory, start, row_stride: width, rows: rows.len(), columns: self.heads.size }
     }
@@ -56,15 +65,26 @@ impl Place {
 /// Calls `task` for each document and key and value head.
 fn for_each_place(documents: &[u32], heads: Heads, task: impl Fn(Place) + Sync + Send) {
     let count = documents.len().saturating_sub(1);
-    let cost: usize = documents.windows(2).map(|d| ((d[1] - d[0]) as usize).pow(2) * heads.query_width()).sum();
+    let cost: usize =
+        documents.windows(2).map(|d| ((d[1] - d[0]) as usize).pow(2) * heads.query_width()).sum();
     split::for_each(count * heads.key_values, cost, |i| {
-        let (start, end) = (documents[i / heads.key_values] as usize, documents[i / heads.key_values + 1] as usize);
+        let (start, end) = (
+            documents[i / heads.key_values] as usize,
+            documents[i / heads.key_values + 1] as usize,
+        );
         task(Place { start, len: end - start, head: i % heads.key_values, heads });
     });
 }
 
-/// out = softmax(q kᵀ / √D, causal) v; `log_sums` `[rows, H]` gets the log of each softmax's denominator.
-pub fn forward(out: &mut [f32], log_sums: &mut [f32], qkv: &[f32], documents: &[u32], heads: Heads) {
+/// out = softmax(q kᵀ / √D, causal) v; `log_sums` `[rows, H]` gets the log of each softmax's
+/// denominator.
+pub fn forward(
+    out: &mut [f32],
+    log_sums: &mut [f32],
+    qkv: &[f32],
+    documents: &[u32],
+    heads: Heads,
+) {
     let (out, log_sums) = (Shared::new(out), Shared::new(log_sums));
     for_each_place(documents, heads, |place| {
         SCRATCH.with_borrow_mut(|[scores, _]| {
@@ -102,27 +122,49 @@ fn forward_block(
     }
     let target = place.target(out, heads.query_width(), q, queries);
     // SAFETY: these rows and columns of the output are this task's alone.
-    unsafe { product(target, View::rows(scores, keys), place.view(qkv, width, v, 0), keys, 1.0, false) };
+    unsafe {
+        product(target, View::rows(scores, keys), place.view(qkv, width, v, 0), keys, 1.0, false)
+    };
 }
 
 /// scores `[queries, keys]` = q kᵀ / √D.
-fn block_scores(place: Place, member: usize, queries: Range<usize>, qkv: &[f32], scores: &mut Vec<f32>) {
+fn block_scores(
+    place: Place,
+    member: usize,
+    queries: Range<usize>,
+    qkv: &[f32],
+    scores: &mut Vec<f32>,
+) {
     let (heads, width, keys) = (place.heads, place.heads.qkv_width(), queries.end);
     let [q, k, _] = place.columns(member);
-    let (q, k) = (place.view(qkv, width, q, queries.start), place.view(qkv, width, k, 0).transposed());
+    let (q, k) =
+        (place.view(qkv, width, q, queries.start), place.view(qkv, width, k, 0).transposed());
     fill_product(scores, [queries.len(), keys, heads.size], q, k, heads.scale());
 }
 
 /// memory = factor · a · b, as a whole matrix of its own.
-fn fill_product(memory: &mut Vec<f32>, [rows, columns, depth]: [usize; 3], a: View, b: View, factor: f32) {
+fn fill_product(
+    memory: &mut Vec<f32>,
+    [rows, columns, depth]: [usize; 3],
+    a: View,
+    b: View,
+    factor: f32,
+) {
     memory.resize(rows * columns, 0.0);
-    let target = Target { memory: Shared::new(memory), start: 0, row_stride: columns, rows, columns };
+    let target =
+        Target { memory: Shared::new(memory), start: 0, row_stride: columns, rows, columns };
     // SAFETY: the memory is borrowed by this function alone.
     unsafe { product(target, a, b, depth, factor, false) };
 }
 
 /// dqkv from dout.
-pub fn backward(dqkv: &mut [f32], dout: &[f32], saved: SavedAttention<[f32]>, documents: &[u32], heads: Heads) {
+pub fn backward(
+    dqkv: &mut [f32],
+    dout: &[f32],
+    saved: SavedAttention<[f32]>,
+    documents: &[u32],
+    heads: Heads,
+) {
     let (width, size) = (heads.qkv_width(), heads.size);
     let dqkv = Shared::new(dqkv);
     for_each_place(documents, heads, |place| {
@@ -173,12 +215,20 @@ fn backward_block(
         ds_hidden.fill(0.0);
     }
     let (p, ds) = (View::rows(scores, keys), View::rows(dscores, keys));
-    // SAFETY: these rows and columns of the gradient are this task's alone, and the three parts do not overlap.
+    // SAFETY: these rows and columns of the gradient are this task's alone, and the three parts do
+    // not overlap.
     unsafe {
         let q_rows = place.view(saved.qkv, width, q, queries.start);
         product(place.target(dqkv, width, v, 0..keys), p.transposed(), dout_view, count, 1.0, true);
         product(place.target(dqkv, width, k, 0..keys), ds.transposed(), q_rows, count, 1.0, true);
-        product(place.target(dqkv, width, q, queries), ds, place.view(saved.qkv, width, k, 0), keys, 1.0, false);
+        product(
+            place.target(dqkv, width, q, queries),
+            ds,
+            place.view(saved.qkv, width, k, 0),
+            keys,
+            1.0,
+            false,
+        );
     }
 }
 
@@ -204,12 +254,20 @@ pub mod reference {
     use super::super::{Heads, SavedAttention};
 
     /// Softmax of one query's scores, and where the heads' columns begin.
-    fn probabilities(qkv: &[f32], start: usize, row: usize, head: usize, heads: Heads) -> (Vec<f32>, f32, [usize; 3]) {
+    fn probabilities(
+        qkv: &[f32],
+        start: usize,
+        row: usize,
+        head: usize,
+        heads: Heads,
+    ) -> (Vec<f32>, f32, [usize; 3]) {
         let (width, size) = (heads.qkv_width(), heads.size);
         let shared = head / heads.group();
-        let [q, k, v] = [head, heads.queries + shared, heads.queries + heads.key_values + shared].map(|h| h * size);
+        let [q, k, v] = [head, heads.queries + shared, heads.queries + heads.key_values + shared]
+            .map(|h| h * size);
         let score = |key: usize| {
-            (0..size).map(|d| qkv[row * width + q + d] * qkv[key * width + k + d]).sum::<f32>() * heads.scale()
+            (0..size).map(|d| qkv[row * width + q + d] * qkv[key * width + k + d]).sum::<f32>()
+                * heads.scale()
         };
         let scores: Vec<f32> = (start..=row).map(score).collect();
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -218,15 +276,25 @@ pub mod reference {
     }
 
     /// See [`super::forward`].
-    pub fn forward(out: &mut [f32], log_sums: &mut [f32], qkv: &[f32], documents: &[u32], heads: Heads) {
+    pub fn forward(
+        out: &mut [f32],
+        log_sums: &mut [f32],
+        qkv: &[f32],
+        documents: &[u32],
+        heads: Heads,
+    ) {
         let (width, size) = (heads.qkv_width(), heads.size);
         for ends in documents.windows(2) {
             for row in ends[0] as usize..ends[1] as usize {
                 for head in 0..heads.queries {
-                    let (p, log_sum, [_, _, v]) = probabilities(qkv, ends[0] as usize, row, head, heads);
+                    let (p, log_sum, [_, _, v]) =
+                        probabilities(qkv, ends[0] as usize, row, head, heads);
                     log_sums[row * heads.queries + head] = log_sum;
                     for d in 0..size {
-                        let values = p.iter().zip(ends[0] as usize..).map(|(p, key)| p * qkv[key * width + v + d]);
+                        let values = p
+                            .iter()
+                            .zip(ends[0] as usize..)
+                            .map(|(p, key)| p * qkv[key * width + v + d]);
                         out[row * heads.query_width() + head * size + d] = values.sum();
                     }
                 }
@@ -235,7 +303,13 @@ pub mod reference {
     }
 
     /// See [`super::backward`].
-    pub fn backward(dqkv: &mut [f32], dout: &[f32], saved: SavedAttention<[f32]>, documents: &[u32], heads: Heads) {
+    pub fn backward(
+        dqkv: &mut [f32],
+        dout: &[f32],
+        saved: SavedAttention<[f32]>,
+        documents: &[u32],
+        heads: Heads,
+    ) {
         let (width, size, qkv) = (heads.qkv_width(), heads.size, saved.qkv);
         dqkv.fill(0.0);
         for ends in documents.windows(2) {
@@ -243,8 +317,11 @@ pub mod reference {
                 for head in 0..heads.queries {
                     let (p, _, [q, k, v]) = probabilities(qkv, ends[0] as usize, row, head, heads);
                     let dout = &dout[row * heads.query_width() + head * size..][..size];
-                    let dp = |key: usize| (0..size).map(|d| dout[d] * qkv[key * width + v + d]).sum::<f32>();
-                    let delta: f32 = p.iter().zip(ends[0] as usize..).map(|(p, key)| p * dp(key)).sum();
+                    let dp = |key: usize| {
+                        (0..size).map(|d| dout[d] * qkv[key * width + v + d]).sum::<f32>()
+                    };
+                    let delta: f32 =
+                        p.iter().zip(ends[0] as usize..).map(|(p, key)| p * dp(key)).sum();
                     for (p, key) in p.iter().zip(ends[0] as usize..) {
                         let ds = p * (dp(key) - delta) * heads.scale();
                         for d in 0..size {
@@ -279,7 +356,8 @@ mod tests {
 
     fn run(qkv: &[f32], dout: &[f32], documents: &[u32], heads: Heads, plain: bool) -> Run {
         let rows = qkv.len() / heads.qkv_width();
-        let (mut out, mut log_sums) = (vec![f32::NAN; rows * heads.query_width()], vec![f32::NAN; rows * heads.queries]);
+        let (mut out, mut log_sums) =
+            (vec![f32::NAN; rows * heads.query_width()], vec![f32::NAN; rows * heads.queries]);
         let mut dqkv = vec![f32::NAN; qkv.len()];
         let forward = if plain { reference::forward } else { forward };
         let backward = if plain { reference::backward } else { backward };
@@ -299,7 +377,10 @@ mod tests {
     fn forward_and_backward_agree_with_the_reference() {
         for (heads, documents) in CASES {
             let (qkv, dout) = input(heads, documents);
-            let (fast, plain) = (run(&qkv, &dout, documents, heads, false), run(&qkv, &dout, documents, heads, true));
+            let (fast, plain) = (
+                run(&qkv, &dout, documents, heads, false),
+                run(&qkv, &dout, documents, heads, true),
+            );
             assert_close(&fast.out, &plain.out, 1e-5);
             assert_close(&fast.log_sums, &plain.log_sums, 1e-5);
             assert_close(&fast.dqkv, &plain.dqkv, 1e-5);
@@ -330,7 +411,8 @@ mod tests {
         let heads = Heads { queries: 2, key_values: 1, size: 8 };
         let (qkv, dout) = input(heads, &[0, 40]);
         let together = run(&qkv, &dout, &[0, 10, 40], heads, false).out;
-        let alone = run(&qkv[10 * heads.qkv_width()..], &dout[10 * 16..], &[0, 30], heads, false).out;
+        let alone =
+            run(&qkv[10 * heads.qkv_width()..], &dout[10 * 16..], &[0, 30], heads, false).out;
         assert_eq!(bits(&together[10 * 16..]), bits(&alone));
     }
 }

@@ -1,6 +1,7 @@
-//! Attention of a decoding step: one query a sequence over the keys and values that the sequence has left in the cache. Each
-//! sequence and key and value head is a task of its own with a fixed order of sums, so that a result does not depend on what
-//! else is decoded with it. A slot of the cache is `[2 (keys, values), K, capacity, D]`: one head's keys are contiguous.
+//! Attention of a decoding step: one query a sequence over the keys and values that the sequence
+//! has left in the cache. Each sequence and key and value head is a task of its own with a fixed
+//! order of sums, so that a result does not depend on what else is decoded with it. A slot of the
+//! cache is `[2 (keys, values), K, capacity, D]`: one head's keys are contiguous.
 
 use super::split::{self, Shared};
 use super::{CacheShape, simd};
@@ -10,16 +11,25 @@ pub fn store(cache: &mut [f32], qkv: &[f32], slots: &[u32], positions: &[u32], s
     let CacheShape { heads, capacity } = shape;
     let size = heads.size;
     for (row, (&slot, &position)) in slots.iter().zip(positions).enumerate() {
-        let keys_and_values = &qkv[row * heads.qkv_width() + heads.query_width()..(row + 1) * heads.qkv_width()];
+        let keys_and_values =
+            &qkv[row * heads.qkv_width() + heads.query_width()..(row + 1) * heads.qkv_width()];
         for (head, values) in keys_and_values.chunks_exact(size).enumerate() {
-            let at = slot as usize * shape.slot_len() + (head * capacity + position as usize) * size;
+            let at =
+                slot as usize * shape.slot_len() + (head * capacity + position as usize) * size;
             cache[at..at + size].copy_from_slice(values);
         }
     }
 }
 
 /// out `[rows, H D]`: row i attends to positions 0 to `positions[i]` of slot `slots[i]`.
-pub fn attend(out: &mut [f32], qkv: &[f32], cache: &[f32], slots: &[u32], positions: &[u32], shape: CacheShape) {
+pub fn attend(
+    out: &mut [f32],
+    qkv: &[f32],
+    cache: &[f32],
+    slots: &[u32],
+    positions: &[u32],
+    shape: CacheShape,
+) {
     let CacheShape { heads, capacity } = shape;
     let (size, part) = (heads.size, heads.group() * heads.size);
     let cost: usize = positions.iter().map(|&p| (p as usize + 1) * heads.query_width()).sum();
@@ -45,7 +55,8 @@ pub fn attend(out: &mut [f32], qkv: &[f32], cache: &[f32], slots: &[u32], positi
 const KEYS: usize = 64;
 
 simd::simd! {
-    /// out = softmax(q kᵀ · scale) v for one query, block by block of keys, with the running maximum and sum of online softmax.
+    /// out = softmax(q kᵀ · scale) v for one query, block by block of keys, with the running
+    /// maximum and sum of online softmax.
     fn attend_one(out: &mut [f32], query: &[f32], keys: &[f32], values: &[f32], scale: f32) {
         let size = query.len();
         let (mut largest, mut sum) = (f32::NEG_INFINITY, 0.0f32);
@@ -82,7 +93,14 @@ pub mod reference {
     use super::CacheShape;
 
     /// See [`super::attend`].
-    pub fn attend(out: &mut [f32], qkv: &[f32], cache: &[f32], slots: &[u32], positions: &[u32], shape: CacheShape) {
+    pub fn attend(
+        out: &mut [f32],
+        qkv: &[f32],
+        cache: &[f32],
+        slots: &[u32],
+        positions: &[u32],
+        shape: CacheShape,
+    ) {
         let CacheShape { heads, capacity } = shape;
         let size = heads.size;
         for (row, (&slot, &last)) in slots.iter().zip(positions).enumerate() {
@@ -93,7 +111,8 @@ pub mod reference {
                 };
                 let query = &qkv[row * heads.qkv_width() + head * size..][..size];
                 let score = |key: usize| {
-                    query.iter().zip(&cache[at(0, key)..]).map(|(q, k)| q * k).sum::<f32>() * heads.scale()
+                    query.iter().zip(&cache[at(0, key)..]).map(|(q, k)| q * k).sum::<f32>()
+                        * heads.scale()
                 };
                 let scores: Vec<f32> = (0..=last as usize).map(score).collect();
                 let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -116,7 +135,8 @@ mod tests {
     use super::super::{Heads, attention};
     use super::*;
 
-    const SHAPE: CacheShape = CacheShape { heads: Heads { queries: 4, key_values: 2, size: 20 }, capacity: 150 };
+    const SHAPE: CacheShape =
+        CacheShape { heads: Heads { queries: 4, key_values: 2, size: 20 }, capacity: 150 };
 
     /// A cache of three slots full of random values, and one query row for each.
     fn input() -> (Vec<f32>, Vec<f32>) {

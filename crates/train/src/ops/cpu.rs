@@ -35,10 +35,23 @@ impl Backend for Cpu {
         adamw::sum_of_squares(tensor)
     }
 
-    fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, weight: &Vec<f32>, plus: Plus<Vec<f32>>, shape: LinearShape) {
+    fn linear(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        plus: Plus<Vec<f32>>,
+        shape: LinearShape,
+    ) {
         matmul::forward(y, x, weight, plus.slices(), shape);
     }
-    fn linear_backward_input(&self, dx: &mut Vec<f32>, dy: &Vec<f32>, weight: &Vec<f32>, shape: LinearShape) {
+    fn linear_backward_input(
+        &self,
+        dx: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        weight: &Vec<f32>,
+        shape: LinearShape,
+    ) {
         matmul::backward_input(dx, dy, weight, shape);
     }
     fn linear_backward_weight(
@@ -51,7 +64,14 @@ impl Backend for Cpu {
     ) {
         matmul::backward_weight(dweight, dbias.map(|d| &mut d[..]), dy, x, shape);
     }
-    fn linear_rows(&self, y: &mut Vec<f32>, x: &Vec<f32>, weight: &Vec<f32>, plus: Plus<Vec<f32>>, shape: LinearShape) {
+    fn linear_rows(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        plus: Plus<Vec<f32>>,
+        shape: LinearShape,
+    ) {
         matmul::rows(y, x, weight, plus.slices(), shape);
     }
 
@@ -75,7 +95,14 @@ impl Backend for Cpu {
     ) {
         rms_norm::backward(gradients.slices(), inverse_rms, x, weight, shape);
     }
-    fn rope(&self, qkv: &mut Vec<f32>, positions: &Vec<u32>, angles: &Vec<f32>, heads: Heads, inverse: bool) {
+    fn rope(
+        &self,
+        qkv: &mut Vec<f32>,
+        positions: &Vec<u32>,
+        angles: &Vec<f32>,
+        heads: Heads,
+        inverse: bool,
+    ) {
         rope::rotate(qkv, positions, angles, heads, inverse);
     }
 
@@ -124,7 +151,13 @@ impl Backend for Cpu {
     fn swiglu(&self, y: &mut Vec<f32>, gate_up: &Vec<f32>, rows: usize, width: usize) {
         swiglu::forward(y, gate_up, rows, width);
     }
-    fn swiglu_backward(&self, gate_up: &mut Vec<f32>, dy: &mut Vec<f32>, rows: usize, width: usize) {
+    fn swiglu_backward(
+        &self,
+        gate_up: &mut Vec<f32>,
+        dy: &mut Vec<f32>,
+        rows: usize,
+        width: usize,
+    ) {
         swiglu::backward(gate_up, dy, rows, width);
     }
     fn gather_rows(&self, y: &mut Vec<f32>, table: &Vec<f32>, ids: &Vec<u32>, width: usize) {
@@ -142,9 +175,22 @@ impl Backend for Cpu {
         gradient: Option<HeadGradient<Vec<f32>>>,
         shape: LinearShape,
     ) {
-        cross_entropy::head_loss(losses, hidden, head, targets, gradient.map(HeadGradient::slices), shape);
+        cross_entropy::head_loss(
+            losses,
+            hidden,
+            head,
+            targets,
+            gradient.map(HeadGradient::slices),
+            shape,
+        );
     }
-    fn adamw(&self, step: &AdamWStep, parameter: &mut Vec<f32>, gradient: &Vec<f32>, [m, v]: [&mut Vec<f32>; 2]) {
+    fn adamw(
+        &self,
+        step: &AdamWStep,
+        parameter: &mut Vec<f32>,
+        gradient: &Vec<f32>,
+        [m, v]: [&mut Vec<f32>; 2],
+    ) {
         adamw::step(step, parameter, gradient, [m, v]);
     }
 }

@@ -1,6 +1,7 @@
-//! The head and its loss in one: logits = hidden · headᵀ, loss = −log softmax(logits)[target], and the gradient d logits =
-//! softmax − onehot, which turns at once into d hidden and d head. Logits stand for a chunk of rows at a time (as in Hsu et al.,
-//! Liger Kernel, arXiv 2410.10989). Rows that do not count are not given to this operation, so they cost nothing.
+//! The head and its loss in one: logits = hidden · headᵀ, loss = −log softmax(logits)[target], and
+//! the gradient d logits = softmax − onehot, which turns at once into d hidden and d head. Logits
+//! stand for a chunk of rows at a time (as in Hsu et al., Liger Kernel, arXiv 2410.10989). Rows
+//! that do not count are not given to this operation, so they cost nothing.
 
 use std::cell::RefCell;
 
@@ -60,7 +61,9 @@ fn loss_rows(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: Opt
     split::for_each_rows(logits, outputs, |range, logits| {
         // SAFETY: each block of rows is one task's.
         let losses = unsafe { losses.part(range.clone()) };
-        for ((logits, &target), loss) in logits.chunks_exact_mut(outputs).zip(&targets[range]).zip(losses) {
+        for ((logits, &target), loss) in
+            logits.chunks_exact_mut(outputs).zip(&targets[range]).zip(losses)
+        {
             let largest = simd::row_max(logits);
             let at_target = logits[target as usize] - largest;
             let sum = simd::exp_minus_and_sum(logits, largest);
@@ -115,7 +118,8 @@ mod tests {
 
     /// Losses, d hidden, d head.
     fn run(hidden: &[f32], head: &[f32], width: usize, scale: f32, plain: bool) -> [Vec<f32>; 3] {
-        let shape = LinearShape { rows: hidden.len() / width, inputs: width, outputs: head.len() / width };
+        let shape =
+            LinearShape { rows: hidden.len() / width, inputs: width, outputs: head.len() / width };
         let targets: Vec<u32> = (0..shape.rows).map(|i| (i * 7 % shape.outputs) as u32).collect();
         let (mut losses, mut dhidden) = (vec![f32::NAN; shape.rows], vec![f32::NAN; hidden.len()]);
         let mut dhead = vec![0.0; head.len()];
@@ -130,7 +134,8 @@ mod tests {
         for (rows, width, vocab) in [(1, 3, 2), (70, 9, 101), (600, 17, 33)] {
             let hidden: Vec<f32> = random(1, rows * width).iter().map(|x| 5.0 * x).collect();
             let head = random(2, vocab * width);
-            let (fast, plain) = (run(&hidden, &head, width, 0.25, false), run(&hidden, &head, width, 0.25, true));
+            let (fast, plain) =
+                (run(&hidden, &head, width, 0.25, false), run(&hidden, &head, width, 0.25, true));
             for (fast, plain) in fast.iter().zip(&plain) {
                 assert_close(fast, plain, 1e-5);
             }
@@ -147,8 +152,12 @@ mod tests {
     fn gradient_is_that_of_finite_differences() {
         let (hidden, head) = (random(1, 4 * 3), random(2, 5 * 3));
         let [_, dhidden, dhead] = run(&hidden, &head, 3, 1.0, false);
-        assert_gradient(&dhidden, &hidden, &[1.0; 4], |hidden| run(hidden, &head, 3, 1.0, true)[0].clone());
-        assert_gradient(&dhead, &head, &[1.0; 4], |head| run(&hidden, head, 3, 1.0, true)[0].clone());
+        assert_gradient(&dhidden, &hidden, &[1.0; 4], |hidden| {
+            run(hidden, &head, 3, 1.0, true)[0].clone()
+        });
+        assert_gradient(&dhead, &head, &[1.0; 4], |head| {
+            run(&hidden, head, 3, 1.0, true)[0].clone()
+        });
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Rows of a table by number, and the gradient's way back: token ids pick rows of the embedding, and counted positions pick
-//! rows of the residual stream for the head.
+//! Rows of a table by number, and the gradient's way back: token ids pick rows of the embedding,
+//! and counted positions pick rows of the residual stream for the head.
 
 use super::simd;
 use super::split::{self, Shared};
@@ -16,7 +16,8 @@ pub fn gather(y: &mut [f32], table: &[f32], ids: &[u32], width: usize) {
 /// Columns of one task of [`scatter_add`].
 const COLUMNS: usize = 64;
 
-/// dtable row `ids[i]` += dy row i. Ids may repeat: each task has some columns of all rows and goes through them in order.
+/// dtable row `ids[i]` += dy row i. Ids may repeat: each task has some columns of all rows and goes
+/// through them in order.
 pub fn scatter_add(dtable: &mut [f32], dy: &[f32], ids: &[u32], width: usize) {
     let dtable = Shared::new(dtable);
     split::for_each(width.div_ceil(COLUMNS), ids.len() * width, |i| {
@@ -65,7 +66,8 @@ mod tests {
     fn agrees_with_the_reference_bit_for_bit() {
         for width in [1, 70, 129] {
             let (table, dy) = (random(1, 50 * width), random(2, 900 * width));
-            let [mut fast, mut plain] = [(); 2].map(|()| (vec![f32::NAN; 900 * width], random(3, 50 * width)));
+            let [mut fast, mut plain] =
+                [(); 2].map(|()| (vec![f32::NAN; 900 * width], random(3, 50 * width)));
             gather(&mut fast.0, &table, &ids(), width);
             scatter_add(&mut fast.1, &dy, &ids(), width);
             reference::gather(&mut plain.0, &table, &ids(), width);

@@ -1,11 +1,15 @@
-//! Matrix products: y = x · wᵀ, dx = dy · w, dw += dyᵀ · x. On the CPU each product is cut into tiles of the result; a tile is one
-//! single-threaded call of the `gemm` crate over the whole depth, so that neither the tiles nor the order of any sum depends on
-//! the number of threads. `rows` is another kernel for decoding, where each row's result must not depend on the other rows.
+//! Matrix products: y = x · wᵀ, dx = dy · w, dw += dyᵀ · x. On the CPU each product is cut into
+//! tiles of the result; a tile is one single-threaded call of the `gemm` crate over the whole
+//! depth, so that neither the tiles nor the order of any sum depends on the number of threads.
+//! `rows` is another kernel for decoding, where each row's result must not depend on the other
+//! rows.
 
+use super::simd::{self, Vector};
 use super::split::{self, Shared};
-use super::{LinearShape, Plus, simd};
+use super::{LinearShape, Plus};
 
-/// A matrix in someone else's memory: element (i, j) stands at `i * row_stride + j * column_stride`.
+/// A matrix in someone else's memory: element (i, j) stands at `i * row_stride + j *
+/// column_stride`.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     data: &'a [f32],
@@ -31,7 +35,9 @@ impl<'a> View<'a> {
     }
 
     fn holds(&self, rows: usize, columns: usize) -> bool {
-        rows == 0 || columns == 0 || (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.data.len()
+        rows == 0
+            || columns == 0
+            || (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.data.len()
     }
 }
 
@@ -45,18 +51,27 @@ pub(crate) struct Target<'a> {
     pub columns: usize,
 }
 
-/// target = factor · a · b, added to what is there if `accumulate`; a is `[rows, depth]` and b `[depth, columns]`.
+/// target = factor · a · b, added to what is there if `accumulate`; a is `[rows, depth]` and b
+/// `[depth, columns]`.
 ///
 /// # Safety
 /// No other task touches the target's elements meanwhile.
-pub(crate) unsafe fn product(target: Target, a: View, b: View, depth: usize, factor: f32, accumulate: bool) {
+pub(crate) unsafe fn product(
+    target: Target,
+    a: View,
+    b: View,
+    depth: usize,
+    factor: f32,
+    accumulate: bool,
+) {
     let Target { memory, start, row_stride, rows, columns } = target;
     if rows == 0 || columns == 0 {
         return;
     }
     assert!(a.holds(rows, depth) && b.holds(depth, columns), "an operand is too short");
     assert!(start + (rows - 1) * row_stride + columns <= memory.len(), "the result does not fit");
-    // SAFETY: all three matrices are inside their slices by the lines above, and the target is this task's alone.
+    // SAFETY: all three matrices are inside their slices by the lines above, and the target is this
+    // task's alone.
     unsafe {
         gemm::gemm(
             rows,
@@ -82,8 +97,8 @@ pub(crate) unsafe fn product(target: Target, a: View, b: View, depth: usize, fac
     }
 }
 
-/// Rows and columns of one tile of a result. Large enough that operands are packed seldom, small enough that there are tasks
-/// for several threads.
+/// Rows and columns of one tile of a result. Large enough that operands are packed seldom, small
+/// enough that there are tasks for several threads.
 fn tile(rows: usize, columns: usize) -> (usize, usize) {
     let (mut height, mut width) = (rows.min(256), columns.min(512));
     while rows.div_ceil(height) * columns.div_ceil(width) < 8 && height.max(width) > 64 {
@@ -96,7 +111,8 @@ fn tile(rows: usize, columns: usize) -> (usize, usize) {
     (height, width)
 }
 
-/// result `[rows, columns]` (+)= a · b, tile by tile; `prepare` may write to a tile what the product is added to.
+/// result `[rows, columns]` (+)= a · b, tile by tile; `prepare` may write to a tile what the
+/// product is added to.
 fn tiled(
     result: &mut [f32],
     [rows, columns, depth]: [usize; 3],
@@ -108,8 +124,9 @@ fn tiled(
     let (height, width) = tile(rows.max(1), columns.max(1));
     let across = columns.div_ceil(width);
     let memory = Shared::new(&mut result[..rows * columns]);
-    split::for_each(rows.div_ceil(height) * across, rows * columns * depth / 8, |i| {
-        let (r, c) = (split::block(i / across, height, rows), split::block(i % across, width, columns));
+    split::for_each(rows.div_ceil(height) * across, rows * columns * depth / 16, |i| {
+        let (r, c) =
+            (split::block(i / across, height, rows), split::block(i % across, width, columns));
         prepare(r.clone(), c.clone(), memory);
         let start = r.start * columns + c.start;
         let target = Target { memory, start, row_stride: columns, rows: r.len(), columns: c.len() };
@@ -133,9 +150,17 @@ pub fn forward(y: &mut [f32], x: &[f32], weight: &[f32], plus: Plus<[f32]>, shap
 }
 
 /// Columns `c` of bias + residual in one row.
-fn start_row(y: &mut [f32], row: usize, c: std::ops::Range<usize>, plus: Plus<[f32]>, outputs: usize) {
+fn start_row(
+    y: &mut [f32],
+    row: usize,
+    c: std::ops::Range<usize>,
+    plus: Plus<[f32]>,
+    outputs: usize,
+) {
     match plus.residual {
-        Some(residual) => y.copy_from_slice(&residual[row * outputs + c.start..row * outputs + c.end]),
+        Some(residual) => {
+            y.copy_from_slice(&residual[row * outputs + c.start..row * outputs + c.end])
+        }
         None => y.fill(0.0),
     }
     if let Some(bias) = plus.bias {
@@ -151,7 +176,13 @@ pub fn backward_input(dx: &mut [f32], dy: &[f32], weight: &[f32], shape: LinearS
 }
 
 /// dw += dyᵀ · x; dbias += column sums of dy.
-pub fn backward_weight(dweight: &mut [f32], dbias: Option<&mut [f32]>, dy: &[f32], x: &[f32], shape: LinearShape) {
+pub fn backward_weight(
+    dweight: &mut [f32],
+    dbias: Option<&mut [f32]>,
+    dy: &[f32],
+    x: &[f32],
+    shape: LinearShape,
+) {
     let LinearShape { rows, inputs, outputs } = shape;
     let (dy_t, x) = (View::rows(dy, outputs).transposed(), View::rows(x, inputs));
     tiled(dweight, [outputs, inputs, rows], dy_t, x, true, |_, _, _| {});
@@ -162,104 +193,189 @@ pub fn backward_weight(dweight: &mut [f32], dbias: Option<&mut [f32]>, dy: &[f32
     }
 }
 
-/// Output columns of one task of [`rows`].
-const STRIP: usize = 64;
+/// Most output columns of one task of [`rows`], a multiple of all the numbers of columns that are
+/// taken at once, and most rows that are.
+const STRIP: usize = 96;
+const ROWS: usize = 8;
 
-/// y = x · wᵀ + bias + residual, where every element is one dot product with a fixed order of its sum: a row's result does not
-/// depend on what other rows there are. Weights are read once for all rows.
+/// The sums of one strip.
+type Sums = [[f32; STRIP]; ROWS];
+
+/// y = x · wᵀ + bias + residual, where every element is one dot product with a fixed order of its
+/// sum: a row's result does not depend on what other rows there are. A strip of the weights stays
+/// in cache for all rows.
 pub fn rows(y: &mut [f32], x: &[f32], weight: &[f32], plus: Plus<[f32]>, shape: LinearShape) {
     let LinearShape { rows, inputs, outputs } = shape;
     let memory = Shared::new(&mut y[..rows * outputs]);
-    split::for_each(outputs.div_ceil(STRIP), rows * outputs * inputs / 8, |i| {
-        let columns = split::block(i, STRIP, outputs);
-        let mut sums = [0.0; 4 * STRIP];
-        for first in (0..rows).step_by(4) {
-            let count = (rows - first).min(4);
-            let x = &x[first * inputs..(first + count) * inputs];
-            dot_products(&mut sums, x, &weight[columns.start * inputs..columns.end * inputs], inputs);
-            for row in 0..count {
-                let at = (first + row) * outputs;
+    let strip = ((128 << 10) / inputs).clamp(24, STRIP) / 24 * 24;
+    // Few rows wait for memory: a weight costs as much as some multiplications.
+    split::for_each(outputs.div_ceil(strip), (rows + 6) * outputs * inputs / 16, |i| {
+        let columns = split::block(i, strip, outputs);
+        let weight = &weight[columns.start * inputs..columns.end * inputs];
+        let mut sums = [[0.0; STRIP]; ROWS];
+        let mut first = 0;
+        while first < rows {
+            let count = match rows - first {
+                ROWS.. => ROWS,
+                4..ROWS => 4,
+                few => few,
+            };
+            dot_products(&mut sums, &x[first * inputs..(first + count) * inputs], weight, inputs);
+            for (row, sums) in (first..first + count).zip(&sums) {
                 // SAFETY: this task's columns of one row.
-                let y = unsafe { memory.part(at + columns.start..at + columns.end) };
-                start_row(y, first + row, columns.clone(), plus, outputs);
-                simd::add(y, &sums[row * STRIP..row * STRIP + columns.len()]);
+                let y = unsafe {
+                    memory.part(row * outputs + columns.start..row * outputs + columns.end)
+                };
+                start_row(y, row, columns.clone(), plus, outputs);
+                simd::add(y, &sums[..columns.len()]);
             }
+            first += count;
         }
     });
 }
 
-simd::simd! {
-    /// sums[r * STRIP + c] = x row r · w row c, for up to four rows of x.
-    fn dot_products(sums: &mut [f32; 4 * STRIP], x: &[f32], weight: &[f32], depth: usize) {
+/// sums[r][c] = x row r · w row c, for one to four or [`ROWS`] rows of x and at most [`STRIP`] rows
+/// of w.
+fn dot_products(sums: &mut Sums, x: &[f32], weight: &[f32], depth: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m256, __m512};
+
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        fn avx512(sums: &mut Sums, x: &[f32], weight: &[f32], depth: usize) {
+            // SAFETY: this function has the features of the vector.
+            unsafe { dot_rows::<__m512>(sums, x, weight, depth) }
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2(sums: &mut Sums, x: &[f32], weight: &[f32], depth: usize) {
+            // SAFETY: this function has the features of the vector.
+            unsafe { dot_rows::<[__m256; 2]>(sums, x, weight, depth) }
+        }
+        match simd::level() {
+            // SAFETY: the processor has been asked for these features.
+            simd::Level::Avx512 => return unsafe { avx512(sums, x, weight, depth) },
+            // SAFETY: the same.
+            simd::Level::Avx2 => return unsafe { avx2(sums, x, weight, depth) },
+            simd::Level::Baseline => {}
+        }
+    }
+    // SAFETY: plain arrays need no features.
+    unsafe { dot_rows::<[f32; simd::LANES]>(sums, x, weight, depth) }
+}
+
+/// As many sums stand in registers as keep the multipliers busy.
+///
+/// # Safety
+/// The processor has the features of the vector.
+#[inline(always)]
+unsafe fn dot_rows<V: Vector>(sums: &mut Sums, x: &[f32], weight: &[f32], depth: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
         match x.len() / depth {
-            1 => dot_block::<1, 8>(sums, x, weight, depth),
-            2 => dot_block::<2, 4>(sums, x, weight, depth),
-            3 => dot_block::<3, 4>(sums, x, weight, depth),
-            _ => dot_block::<4, 4>(sums, x, weight, depth),
+            1 => dot_blocks::<V, 1, 8>(sums, x, weight, depth),
+            2 => dot_blocks::<V, 2, 4>(sums, x, weight, depth),
+            3 => dot_blocks::<V, 3, 4>(sums, x, weight, depth),
+            4 => dot_blocks::<V, 4, 4>(sums, x, weight, depth),
+            _ => dot_blocks::<V, ROWS, 3>(sums, x, weight, depth),
         }
     }
 }
 
-/// R rows of x against the rows of w, C at a time, so that R · C sums stand in registers. The order in which a sum is taken does not
-/// depend on R or C: sixteen lanes over the depth, the last of them filled up with zeros, then the tree of `sum_lanes`.
+/// R rows of x against the rows of w, C at a time. The order in which a sum is taken does not
+/// depend on R or C: the short rest of the depth, filled up with zeros, then sixteen lanes at a
+/// time, then the tree of `sum_lanes`.
+///
+/// # Safety
+/// The processor has the features of the vector.
 #[inline(always)]
-fn dot_block<const R: usize, const C: usize>(sums: &mut [f32; 4 * STRIP], x: &[f32], weight: &[f32], depth: usize) {
-    let blocks = weight.chunks_exact(C * depth);
-    let rest = blocks.remainder();
-    let mut column = 0;
-    for block in blocks {
-        dot_tile::<R, C>(sums, column, x, block, depth);
-        column += C;
-    }
-    for one in rest.chunks_exact(depth) {
-        dot_tile::<R, 1>(sums, column, x, one, depth);
-        column += 1;
-    }
-}
-
-#[inline(always)]
-fn dot_tile<const R: usize, const C: usize>(
-    sums: &mut [f32; 4 * STRIP],
-    column: usize,
+unsafe fn dot_blocks<V: Vector, const R: usize, const C: usize>(
+    sums: &mut Sums,
     x: &[f32],
     weight: &[f32],
     depth: usize,
 ) {
-    const LANES: usize = simd::LANES;
-    let whole = depth / LANES;
-    let x: [_; R] = std::array::from_fn(|r| padded_chunks(&x[r * depth..(r + 1) * depth], whole));
-    let w: [_; C] = std::array::from_fn(|c| padded_chunks(&weight[c * depth..(c + 1) * depth], whole));
-    let mut lanes = [[[0.0f32; LANES]; C]; R];
-    for k in 0..whole {
-        // SAFETY: `padded_chunks` gives exactly `whole` chunks. Checked access here would keep the sums out of registers.
-        let x: [&[f32; LANES]; R] = std::array::from_fn(|r| unsafe { x[r].0.get_unchecked(k) });
-        // SAFETY: the same.
-        let w: [&[f32; LANES]; C] = std::array::from_fn(|c| unsafe { w[c].0.get_unchecked(k) });
-        for r in 0..R {
-            for c in 0..C {
-                for i in 0..LANES {
-                    lanes[r][c][i] = x[r][i].mul_add(w[c][i], lanes[r][c][i]);
-                }
-            }
+    let blocks = weight.chunks_exact(C * depth);
+    let rest = blocks.remainder();
+    let mut column = 0;
+    for block in blocks {
+        // SAFETY: the caller's promise.
+        let tile = unsafe { dot_tile::<V, R, C>(x, block, depth) };
+        for (r, tile) in tile.iter().enumerate() {
+            sums[r][column..column + C].copy_from_slice(tile);
         }
+        column += C;
     }
-    for r in 0..R {
-        for c in 0..C {
-            for i in 0..LANES {
-                lanes[r][c][i] = x[r].1[i].mul_add(w[c].1[i], lanes[r][c][i]);
-            }
-            sums[r * STRIP + column + c] = simd::sum_lanes(lanes[r][c]);
+    for one in rest.chunks_exact(depth) {
+        // SAFETY: the caller's promise.
+        let tile = unsafe { dot_tile::<V, R, 1>(x, one, depth) };
+        for (r, tile) in tile.iter().enumerate() {
+            sums[r][column] = tile[0];
         }
+        column += 1;
     }
 }
 
-/// `count` times sixteen values, and the rest with zeros after it.
+/// # Safety
+/// The processor has the features of the vector.
 #[inline(always)]
-fn padded_chunks(x: &[f32], count: usize) -> (&[[f32; simd::LANES]], [f32; simd::LANES]) {
+unsafe fn dot_tile<V: Vector, const R: usize, const C: usize>(
+    x: &[f32],
+    weight: &[f32],
+    depth: usize,
+) -> [[f32; C]; R] {
+    let whole = depth / simd::LANES;
+    let x: [_; R] = std::array::from_fn(|r| chunks(&x[r * depth..(r + 1) * depth], whole));
+    let w: [_; C] = std::array::from_fn(|c| chunks(&weight[c * depth..(c + 1) * depth], whole));
+    // SAFETY: the caller's promise, and `chunks` gives exactly `whole` of them; checked access here
+    // would keep the sums out of registers.
+    unsafe {
+        let mut sums = [[V::zero(); C]; R];
+        // The short rest comes first, while no sum is in a register that its copying would need.
+        if depth > whole * simd::LANES {
+            let w = w.map(|w| padded(w.1));
+            for (x, sums) in x.iter().zip(&mut sums) {
+                let x = V::load(&padded(x.1));
+                for c in 0..C {
+                    sums[c] = sums[c].plus_product(x, V::load(&w[c]));
+                }
+            }
+        }
+        for k in 0..whole {
+            let mut column = [V::zero(); C];
+            for c in 0..C {
+                column[c] = V::load(w[c].0.get_unchecked(k));
+            }
+            for r in 0..R {
+                let x = V::load(x[r].0.get_unchecked(k));
+                for c in 0..C {
+                    sums[r][c] = sums[r][c].plus_product(x, column[c]);
+                }
+            }
+        }
+        // No closures here: the compiler may leave one outside of the function that has the
+        // vector's features.
+        let mut tile = [[0.0; C]; R];
+        for r in 0..R {
+            for c in 0..C {
+                tile[r][c] = sums[r][c].sum();
+            }
+        }
+        tile
+    }
+}
+
+/// `count` times sixteen values, and the rest.
+#[inline(always)]
+fn chunks(x: &[f32], count: usize) -> (&[[f32; simd::LANES]], &[f32]) {
     let (whole, rest) = x.as_chunks();
-    let mut last = [0.0; simd::LANES];
-    last[..rest.len()].copy_from_slice(rest);
-    (&whole[..count], last)
+    (&whole[..count], rest)
+}
+
+/// Zeros after a short rest.
+fn padded(rest: &[f32]) -> [f32; simd::LANES] {
+    let mut all = [0.0; simd::LANES];
+    all[..rest.len()].copy_from_slice(rest);
+    all
 }
 
 /// The plain form: three loops each.
@@ -267,11 +383,18 @@ pub mod reference {
     use super::{LinearShape, Plus};
 
     /// y = x · wᵀ + bias + residual.
-    pub fn forward(y: &mut [f32], x: &[f32], weight: &[f32], plus: Plus<[f32]>, shape: LinearShape) {
+    pub fn forward(
+        y: &mut [f32],
+        x: &[f32],
+        weight: &[f32],
+        plus: Plus<[f32]>,
+        shape: LinearShape,
+    ) {
         let LinearShape { rows, inputs, outputs } = shape;
         for n in 0..rows {
             for o in 0..outputs {
-                let mut sum = plus.bias.map_or(0.0, |b| b[o]) + plus.residual.map_or(0.0, |r| r[n * outputs + o]);
+                let mut sum = plus.bias.map_or(0.0, |b| b[o])
+                    + plus.residual.map_or(0.0, |r| r[n * outputs + o]);
                 for i in 0..inputs {
                     sum += x[n * inputs + i] * weight[o * inputs + i];
                 }
@@ -285,7 +408,8 @@ pub mod reference {
         let LinearShape { rows, inputs, outputs } = shape;
         for n in 0..rows {
             for i in 0..inputs {
-                dx[n * inputs + i] = (0..outputs).map(|o| dy[n * outputs + o] * weight[o * inputs + i]).sum();
+                dx[n * inputs + i] =
+                    (0..outputs).map(|o| dy[n * outputs + o] * weight[o * inputs + i]).sum();
             }
         }
     }
@@ -317,7 +441,8 @@ mod tests {
     use super::super::testing::{assert_close, assert_gradient, bits, on_threads, random};
     use super::*;
 
-    const SHAPES: [(usize, usize, usize); 6] = [(1, 1, 1), (3, 5, 7), (17, 33, 9), (64, 16, 80), (130, 70, 300), (300, 40, 5)];
+    const SHAPES: [(usize, usize, usize); 6] =
+        [(1, 1, 1), (3, 5, 7), (17, 33, 9), (64, 16, 80), (130, 70, 300), (300, 40, 5)];
 
     fn shape((rows, inputs, outputs): (usize, usize, usize)) -> LinearShape {
         LinearShape { rows, inputs, outputs }
@@ -329,9 +454,15 @@ mod tests {
             let LinearShape { rows, inputs, outputs } = shape(s);
             let (x, w) = (random(1, rows * inputs), random(2, inputs * outputs));
             let (b, r) = (random(3, outputs), random(4, rows * outputs));
-            for (bias, residual) in [(None, None), (Some(&b[..]), None), (None, Some(&r[..])), (Some(&b[..]), Some(&r[..]))] {
+            for (bias, residual) in [
+                (None, None),
+                (Some(&b[..]), None),
+                (None, Some(&r[..])),
+                (Some(&b[..]), Some(&r[..])),
+            ] {
                 let plus = Plus { bias, residual };
-                let [mut fast, mut decode, mut plain] = [(); 3].map(|()| vec![f32::NAN; rows * outputs]);
+                let [mut fast, mut decode, mut plain] =
+                    [(); 3].map(|()| vec![f32::NAN; rows * outputs]);
                 forward(&mut fast, &x, &w, plus, shape(s));
                 super::rows(&mut decode, &x, &w, plus, shape(s));
                 reference::forward(&mut plain, &x, &w, plus, shape(s));
@@ -345,12 +476,14 @@ mod tests {
     fn backward_agrees_with_the_reference_and_accumulates() {
         for s in SHAPES {
             let LinearShape { rows, inputs, outputs } = shape(s);
-            let (x, w, dy) = (random(1, rows * inputs), random(2, inputs * outputs), random(3, rows * outputs));
+            let (x, w, dy) =
+                (random(1, rows * inputs), random(2, inputs * outputs), random(3, rows * outputs));
             let [mut fast, mut plain] = [(); 2].map(|()| vec![f32::NAN; rows * inputs]);
             backward_input(&mut fast, &dy, &w, shape(s));
             reference::backward_input(&mut plain, &dy, &w, shape(s));
             assert_close(&fast, &plain, 1e-5);
-            let [mut fast, mut plain] = [(); 2].map(|()| (random(5, inputs * outputs), random(6, outputs)));
+            let [mut fast, mut plain] =
+                [(); 2].map(|()| (random(5, inputs * outputs), random(6, outputs)));
             backward_weight(&mut fast.0, Some(&mut fast.1), &dy, &x, shape(s));
             reference::backward_weight(&mut plain.0, Some(&mut plain.1), &dy, &x, shape(s));
             assert_close(&fast.0, &plain.0, 1e-5);

@@ -1,9 +1,11 @@
-//! The operations that a decoder is made of, each with its backward pass written by hand. [`Backend`] names them; the model
-//! is written once over it. [`Cpu`] is the fast form for processors and [`Reference`] the plain one, all simple loops, that
-//! every fast form is tested against. One file an operation holds both forms and their tests.
+//! The operations that a decoder is made of, each with its backward pass written by hand.
+//! [`Backend`] names them; the model is written once over it. [`Cpu`] is the fast form for
+//! processors and [`Reference`] the plain one, all simple loops, that every fast form is tested
+//! against. One file an operation holds both forms and their tests.
 //!
-//! Shapes, everywhere: N rows (tokens laid end to end), C width of the residual stream, H query heads, K key and value
-//! heads, D head size, F feed-forward width, V vocabulary. Matrices are row-major. Weights stand as `[outputs, inputs]`.
+//! Shapes, everywhere: N rows (tokens laid end to end), C width of the residual stream, H query
+//! heads, K key and value heads, D head size, F feed-forward width, V vocabulary. Matrices are
+//! row-major. Weights stand as `[outputs, inputs]`.
 
 pub mod adamw;
 pub mod attention;
@@ -47,7 +49,8 @@ pub struct NormShape {
     pub eps: f32,
 }
 
-/// The heads of an attention. A row of `qkv` holds H query heads, then K key heads, then K value heads, each D wide.
+/// The heads of an attention. A row of `qkv` holds H query heads, then K key heads, then K value
+/// heads, each D wide.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads {
     /// H, a multiple of `key_values`.
@@ -119,8 +122,9 @@ pub struct HeadGradient<'a, T: ?Sized> {
 
 /// A set of operations over tensors in some memory.
 ///
-/// A tensor is a run of f32 values; it may be longer than an operation needs, and shapes come beside it. Operations run in the
-/// order in which they are called. Each is a pure function of its inputs, bit for bit, whatever the number of threads.
+/// A tensor is a run of f32 values; it may be longer than an operation needs, and shapes come
+/// beside it. Operations run in the order in which they are called. Each is a pure function of its
+/// inputs, bit for bit, whatever the number of threads.
 pub trait Backend {
     /// f32 values.
     type Tensor: Send + Sync;
@@ -170,8 +174,8 @@ pub trait Backend {
         x: &Self::Tensor,
         shape: LinearShape,
     );
-    /// [`Backend::linear`] for the few rows of a decoding step: each row's result is the same, bit for bit, whatever the
-    /// other rows are and however many.
+    /// [`Backend::linear`] for the few rows of a decoding step: each row's result is the same, bit
+    /// for bit, whatever the other rows are and however many.
     fn linear_rows(
         &self,
         y: &mut Self::Tensor,
@@ -190,7 +194,8 @@ pub trait Backend {
         weight: &Self::Tensor,
         shape: NormShape,
     );
-    /// dx += …, dw += …; `dy` becomes y again, which the matrix product after it in the backward pass needs.
+    /// dx += …, dw += …; `dy` becomes y again, which the matrix product after it in the backward
+    /// pass needs.
     fn rms_norm_backward(
         &self,
         gradients: NormGradients<'_, Self::Tensor>,
@@ -200,8 +205,8 @@ pub trait Backend {
         shape: NormShape,
     );
 
-    /// Turns the queries and keys of `qkv` by the angles of their positions; backwards if `inverse`, which is also the
-    /// gradient.
+    /// Turns the queries and keys of `qkv` by the angles of their positions; backwards if
+    /// `inverse`, which is also the gradient.
     fn rope(
         &self,
         qkv: &mut Self::Tensor,
@@ -211,7 +216,8 @@ pub trait Backend {
         inverse: bool,
     );
 
-    /// Causal attention inside each document; `log_sums` `[rows, H]` keeps the log of each softmax's denominator.
+    /// Causal attention inside each document; `log_sums` `[rows, H]` keeps the log of each
+    /// softmax's denominator.
     fn attention(
         &self,
         out: &mut Self::Tensor,
@@ -238,7 +244,8 @@ pub trait Backend {
         positions: &Self::Index,
         shape: CacheShape,
     );
-    /// Attention of one query row a slot over the slot's keys and values up to and with its position.
+    /// Attention of one query row a slot over the slot's keys and values up to and with its
+    /// position.
     fn cached_attention(
         &self,
         out: &mut Self::Tensor,
@@ -252,15 +259,33 @@ pub trait Backend {
     /// y `[rows, F]` = silu(gate) · up, where a row of `gate_up` is gate then up.
     fn swiglu(&self, y: &mut Self::Tensor, gate_up: &Self::Tensor, rows: usize, width: usize);
     /// `gate_up` becomes its gradient, `dy` becomes y again.
-    fn swiglu_backward(&self, gate_up: &mut Self::Tensor, dy: &mut Self::Tensor, rows: usize, width: usize);
+    fn swiglu_backward(
+        &self,
+        gate_up: &mut Self::Tensor,
+        dy: &mut Self::Tensor,
+        rows: usize,
+        width: usize,
+    );
 
     /// y row i = table row `ids[i]`.
-    fn gather_rows(&self, y: &mut Self::Tensor, table: &Self::Tensor, ids: &Self::Index, width: usize);
+    fn gather_rows(
+        &self,
+        y: &mut Self::Tensor,
+        table: &Self::Tensor,
+        ids: &Self::Index,
+        width: usize,
+    );
     /// dtable row `ids[i]` += dy row i.
-    fn scatter_add_rows(&self, dtable: &mut Self::Tensor, dy: &Self::Tensor, ids: &Self::Index, width: usize);
+    fn scatter_add_rows(
+        &self,
+        dtable: &mut Self::Tensor,
+        dy: &Self::Tensor,
+        ids: &Self::Index,
+        width: usize,
+    );
 
-    /// The head and its loss in one: −log softmax(hidden · headᵀ) at each row's target. Logits stand for a few rows at a time only.
-    /// `head` is `[outputs, inputs]`.
+    /// The head and its loss in one: −log softmax(hidden · headᵀ) at each row's target. Logits
+    /// stand for a few rows at a time only. `head` is `[outputs, inputs]`.
     fn cross_entropy(
         &self,
         losses: &mut Self::Tensor,
@@ -272,7 +297,13 @@ pub trait Backend {
     );
 
     /// One step of AdamW on one tensor.
-    fn adamw(&self, step: &AdamWStep, parameter: &mut Self::Tensor, gradient: &Self::Tensor, moments: [&mut Self::Tensor; 2]);
+    fn adamw(
+        &self,
+        step: &AdamWStep,
+        parameter: &mut Self::Tensor,
+        gradient: &Self::Tensor,
+        moments: [&mut Self::Tensor; 2],
+    );
 }
 
 /// What a linear map adds to the product.

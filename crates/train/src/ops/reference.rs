@@ -1,5 +1,5 @@
-//! The plain form of every operation as a backend: simple loops on one thread. The tests hold the fast forms to it, one by one
-//! and as a whole model.
+//! The plain form of every operation as a backend: simple loops on one thread. The tests hold the
+//! fast forms to it, one by one and as a whole model.
 
 use super::*;
 
@@ -36,10 +36,23 @@ impl Backend for Reference {
         tensor.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
     }
 
-    fn linear(&self, y: &mut Vec<f32>, x: &Vec<f32>, weight: &Vec<f32>, plus: Plus<Vec<f32>>, shape: LinearShape) {
+    fn linear(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        plus: Plus<Vec<f32>>,
+        shape: LinearShape,
+    ) {
         matmul::reference::forward(y, x, weight, plus.slices(), shape);
     }
-    fn linear_backward_input(&self, dx: &mut Vec<f32>, dy: &Vec<f32>, weight: &Vec<f32>, shape: LinearShape) {
+    fn linear_backward_input(
+        &self,
+        dx: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        weight: &Vec<f32>,
+        shape: LinearShape,
+    ) {
         matmul::reference::backward_input(dx, dy, weight, shape);
     }
     fn linear_backward_weight(
@@ -52,7 +65,14 @@ impl Backend for Reference {
     ) {
         matmul::reference::backward_weight(dweight, dbias.map(|d| &mut d[..]), dy, x, shape);
     }
-    fn linear_rows(&self, y: &mut Vec<f32>, x: &Vec<f32>, weight: &Vec<f32>, plus: Plus<Vec<f32>>, shape: LinearShape) {
+    fn linear_rows(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        plus: Plus<Vec<f32>>,
+        shape: LinearShape,
+    ) {
         matmul::reference::forward(y, x, weight, plus.slices(), shape);
     }
 
@@ -76,7 +96,14 @@ impl Backend for Reference {
     ) {
         rms_norm::reference::backward(gradients.slices(), inverse_rms, x, weight, shape);
     }
-    fn rope(&self, qkv: &mut Vec<f32>, positions: &Vec<u32>, angles: &Vec<f32>, heads: Heads, inverse: bool) {
+    fn rope(
+        &self,
+        qkv: &mut Vec<f32>,
+        positions: &Vec<u32>,
+        angles: &Vec<f32>,
+        heads: Heads,
+        inverse: bool,
+    ) {
         rope::reference::rotate(qkv, positions, angles, heads, inverse);
     }
 
@@ -125,7 +152,13 @@ impl Backend for Reference {
     fn swiglu(&self, y: &mut Vec<f32>, gate_up: &Vec<f32>, rows: usize, width: usize) {
         swiglu::reference::forward(y, gate_up, rows, width);
     }
-    fn swiglu_backward(&self, gate_up: &mut Vec<f32>, dy: &mut Vec<f32>, rows: usize, width: usize) {
+    fn swiglu_backward(
+        &self,
+        gate_up: &mut Vec<f32>,
+        dy: &mut Vec<f32>,
+        rows: usize,
+        width: usize,
+    ) {
         swiglu::reference::backward(gate_up, dy, rows, width);
     }
     fn gather_rows(&self, y: &mut Vec<f32>, table: &Vec<f32>, ids: &Vec<u32>, width: usize) {
@@ -143,9 +176,22 @@ impl Backend for Reference {
         gradient: Option<HeadGradient<Vec<f32>>>,
         shape: LinearShape,
     ) {
-        cross_entropy::reference::head_loss(losses, hidden, head, targets, gradient.map(HeadGradient::slices), shape);
+        cross_entropy::reference::head_loss(
+            losses,
+            hidden,
+            head,
+            targets,
+            gradient.map(HeadGradient::slices),
+            shape,
+        );
     }
-    fn adamw(&self, step: &AdamWStep, parameter: &mut Vec<f32>, gradient: &Vec<f32>, [m, v]: [&mut Vec<f32>; 2]) {
+    fn adamw(
+        &self,
+        step: &AdamWStep,
+        parameter: &mut Vec<f32>,
+        gradient: &Vec<f32>,
+        [m, v]: [&mut Vec<f32>; 2],
+    ) {
         adamw::reference::step(step, parameter, gradient, [m, v]);
     }
 }

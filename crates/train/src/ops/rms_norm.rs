@@ -1,11 +1,18 @@
-//! Root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467), forward and backward: y = x r w with r = 1/√(mean(x²) + eps).
-//! The backward pass also gives y back, so that the forward pass need not keep it.
+//! Root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467), forward and backward: y = x r w
+//! with r = 1/√(mean(x²) + eps). The backward pass also gives y back, so that the forward pass need
+//! not keep it.
 
 use super::split::{self, Shared};
 use super::{NormGradients, NormShape, simd};
 
 /// y = x r w by row; r is kept.
-pub fn forward(y: &mut [f32], inverse_rms: &mut [f32], x: &[f32], weight: &[f32], shape: NormShape) {
+pub fn forward(
+    y: &mut [f32],
+    inverse_rms: &mut [f32],
+    x: &[f32],
+    weight: &[f32],
+    shape: NormShape,
+) {
     let NormShape { rows, width, eps } = shape;
     let inverse_rms = Shared::new(inverse_rms);
     split::for_each_rows(&mut y[..rows * width], width, |range, y| {
@@ -31,8 +38,15 @@ simd::simd! {
 /// Rows whose weight gradient is summed by one task before the parts are added in order.
 const ROWS: usize = 64;
 
-/// dx += r (w dy − x̂ mean(w dy x̂)) with x̂ = x r; dweight += sum over rows of dy x̂; dy becomes y.
-pub fn backward(gradients: NormGradients<[f32]>, inverse_rms: &[f32], x: &[f32], weight: &[f32], shape: NormShape) {
+/// dx += r (w dy − x̂ mean(w dy x̂)) with x̂ = x r; dweight += sum over rows of dy x̂; dy becomes
+/// y.
+pub fn backward(
+    gradients: NormGradients<[f32]>,
+    inverse_rms: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    shape: NormShape,
+) {
     let NormShape { rows, width, .. } = shape;
     let blocks = rows.div_ceil(ROWS);
     let mut parts = vec![0.0; blocks * width];
@@ -80,7 +94,11 @@ simd::simd! {
 #[inline(always)]
 fn dot3(w: &[f32], y: &[f32], x: &[f32]) -> f32 {
     let mut lanes = [0.0; simd::LANES];
-    let ((w, w_rest), (y, y_rest), (x, x_rest)) = (w.as_chunks::<{ simd::LANES }>(), y.as_chunks::<{ simd::LANES }>(), x.as_chunks::<{ simd::LANES }>());
+    let ((w, w_rest), (y, y_rest), (x, x_rest)) = (
+        w.as_chunks::<{ simd::LANES }>(),
+        y.as_chunks::<{ simd::LANES }>(),
+        x.as_chunks::<{ simd::LANES }>(),
+    );
     for ((w, y), x) in w.iter().zip(y).zip(x) {
         for i in 0..simd::LANES {
             lanes[i] = (w[i] * y[i]).mul_add(x[i], lanes[i]);
@@ -97,7 +115,13 @@ pub mod reference {
     use super::{NormGradients, NormShape};
 
     /// See [`super::forward`].
-    pub fn forward(y: &mut [f32], inverse_rms: &mut [f32], x: &[f32], weight: &[f32], shape: NormShape) {
+    pub fn forward(
+        y: &mut [f32],
+        inverse_rms: &mut [f32],
+        x: &[f32],
+        weight: &[f32],
+        shape: NormShape,
+    ) {
         let NormShape { rows, width, eps } = shape;
         for n in 0..rows {
             let x = &x[n * width..(n + 1) * width];
@@ -110,10 +134,15 @@ pub mod reference {
     }
 
     /// See [`super::backward`].
-    pub fn backward(gradients: NormGradients<[f32]>, inverse_rms: &[f32], x: &[f32], weight: &[f32], shape: NormShape) {
+    pub fn backward(
+        gradients: NormGradients<[f32]>,
+        inverse_rms: &[f32],
+        x: &[f32],
+        weight: &[f32],
+        shape: NormShape,
+    ) {
         let NormShape { rows, width, .. } = shape;
-        for n in 0..rows {
-            let r = inverse_rms[n];
+        for (n, &r) in inverse_rms.iter().enumerate().take(rows) {
             let row = n * width..(n + 1) * width;
             let (x, dy) = (&x[row.clone()], &mut gradients.dy[row]);
             let mean = (0..width).map(|i| weight[i] * dy[i] * x[i] * r).sum::<f32>() / width as f32;
@@ -137,11 +166,18 @@ mod tests {
     fn run(x: &[f32], weight: &[f32], dy: &[f32], plain: bool) -> [Vec<f32>; 4] {
         let shape = NormShape { rows: x.len() / weight.len(), width: weight.len(), eps: 1e-5 };
         let (mut y, mut r) = (vec![f32::NAN; x.len()], vec![f32::NAN; shape.rows]);
-        let (mut dx, mut dweight, mut dy) = (vec![0.0; x.len()], vec![0.0; weight.len()], dy.to_vec());
+        let (mut dx, mut dweight, mut dy) =
+            (vec![0.0; x.len()], vec![0.0; weight.len()], dy.to_vec());
         let forward = if plain { reference::forward } else { forward };
         let backward = if plain { reference::backward } else { backward };
         forward(&mut y, &mut r, x, weight, shape);
-        backward(NormGradients { dx: &mut dx[..], dweight: &mut dweight, dy: &mut dy }, &r, x, weight, shape);
+        backward(
+            NormGradients { dx: &mut dx[..], dweight: &mut dweight, dy: &mut dy },
+            &r,
+            x,
+            weight,
+            shape,
+        );
         [y, dx, dweight, dy]
     }
 

@@ -1,14 +1,17 @@
-//! Rotary position embedding (Su et al., arXiv 2104.09864) in the layout of Hugging Face's Llama: component i of a head turns
-//! together with component i + D/2 by the angle position · theta^(−2i/D). Turning backwards is the gradient.
+//! Rotary position embedding (Su et al., arXiv 2104.09864) in the layout of Hugging Face's Llama:
+//! component i of a head turns together with component i + D/2 by the angle position ·
+//! theta^(−2i/D). Turning backwards is the gradient.
 
 use super::split;
 use super::{Heads, simd};
 
-/// Cosines and sines `[positions, D]`: D/2 cosines, then D/2 sines. Angles are rounded to f32 where PyTorch's are.
+/// Cosines and sines `[positions, D]`: D/2 cosines, then D/2 sines. Angles are rounded to f32 where
+/// PyTorch's are.
 #[must_use]
 pub fn angles(positions: usize, head_size: usize, theta: f32) -> Vec<f32> {
     let half = head_size / 2;
-    let frequencies: Vec<f32> = (0..half).map(|i| 1.0 / theta.powf(2.0 * i as f32 / head_size as f32)).collect();
+    let frequencies: Vec<f32> =
+        (0..half).map(|i| 1.0 / theta.powf(2.0 * i as f32 / head_size as f32)).collect();
     let mut table = Vec::with_capacity(positions * head_size);
     for position in 0..positions {
         let angle = |frequency: &f32| f64::from(position as f32 * frequency);
@@ -58,7 +61,8 @@ pub mod reference {
                     let at = row * heads.qkv_width() + head * size + i;
                     let (a, b) = (qkv[at], qkv[at + half]);
                     let cos = angles[position as usize * size + i];
-                    let sin = angles[position as usize * size + half + i] * if inverse { -1.0 } else { 1.0 };
+                    let sin = angles[position as usize * size + half + i]
+                        * if inverse { -1.0 } else { 1.0 };
                     qkv[at] = a * cos - b * sin;
                     qkv[at + half] = b * cos + a * sin;
                 }
@@ -100,7 +104,11 @@ mod tests {
             assert_close(&fast, &rotated(&qkv, &positions, inverse, true), 1e-6);
             assert_eq!(fast[36..48], qkv[36..48]);
         }
-        assert_close(&rotated(&rotated(&qkv, &positions, false, false), &positions, true, false), &qkv, 1e-6);
+        assert_close(
+            &rotated(&rotated(&qkv, &positions, false, false), &positions, true, false),
+            &qkv,
+            1e-6,
+        );
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! What lets plain loops run on the widest vectors of the processor at hand: `simd!` compiles one function body for
-//! AVX-512, for AVX2 and for the baseline, and picks at run time. Beside it the few scalar functions that such loops need
-//! in a form without branches or calls, so that they vectorise.
+//! What lets plain loops run on the widest vectors of the processor at hand: `simd!` compiles one
+//! function body for AVX-512, for AVX2 and for the baseline, and picks at run time. Beside it the
+//! few scalar functions that such loops need in a form without branches or calls, so that they
+//! vectorise.
 
-/// Lanes of an accumulator: one AVX-512 register. Sums are kept in so many parts on every processor, which fixes their
-/// order.
+/// Lanes of an accumulator: one AVX-512 register. Sums are kept in so many parts on every
+/// processor, which fixes their order.
 pub const LANES: usize = 16;
 
 /// The instruction sets that function bodies are compiled for.
@@ -37,8 +38,8 @@ pub fn level() -> Level {
     Level::Baseline
 }
 
-/// Defines a function whose body is compiled for each [`Level`]. The body must be plain loops over slices: only what the
-/// compiler inlines into it gets the wide registers.
+/// Defines a function whose body is compiled for each [`Level`]. The body must be plain loops over
+/// slices: only what the compiler inlines into it gets the wide registers.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -71,10 +72,117 @@ macro_rules! simd {
 }
 pub(crate) use simd;
 
+/// Sixteen f32 values in registers, for the one kernel whose sums must stay there and which
+/// compilers do not find by themselves.
+pub(crate) trait Vector: Copy {
+    /// Zeros.
+    ///
+    /// # Safety
+    /// The processor has the features of the implementing type; so for all of these.
+    unsafe fn zero() -> Self;
+    /// Values from memory.
+    ///
+    /// # Safety
+    /// As [`Vector::zero`].
+    unsafe fn load(x: &[f32; LANES]) -> Self;
+    /// self + x y, rounded once.
+    ///
+    /// # Safety
+    /// As [`Vector::zero`].
+    unsafe fn plus_product(self, x: Self, y: Self) -> Self;
+    /// Sum of the lanes, in the tree of [`sum_lanes`].
+    ///
+    /// # Safety
+    /// As [`Vector::zero`].
+    unsafe fn sum(self) -> f32;
+}
+
+impl Vector for [f32; LANES] {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        [0.0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(x: &[f32; LANES]) -> Self {
+        *x
+    }
+    #[inline(always)]
+    unsafe fn plus_product(self, x: Self, y: Self) -> Self {
+        std::array::from_fn(|i| x[i].mul_add(y[i], self[i]))
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        sum_lanes(self)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{LANES, Vector};
+
+    impl Vector for __m512 {
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: AVX-512, by the trait's promise; so below.
+            unsafe { _mm512_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn load(x: &[f32; LANES]) -> Self {
+            // SAFETY: sixteen values are there to be read.
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+        #[inline(always)]
+        unsafe fn plus_product(self, x: Self, y: Self) -> Self {
+            // SAFETY: as in `zero`.
+            unsafe { _mm512_fmadd_ps(x, y, self) }
+        }
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: as in `zero`.
+            unsafe {
+                let high = _mm512_shuffle_f32x4::<0b1110>(self, self);
+                [_mm512_castps512_ps256(self), _mm512_castps512_ps256(high)].sum()
+            }
+        }
+    }
+
+    impl Vector for [__m256; 2] {
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: AVX2 and FMA, by the trait's promise; so below.
+            unsafe { [_mm256_setzero_ps(); 2] }
+        }
+        #[inline(always)]
+        unsafe fn load(x: &[f32; LANES]) -> Self {
+            // SAFETY: twice eight values are there to be read.
+            unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn plus_product(self, x: Self, y: Self) -> Self {
+            // SAFETY: as in `zero`.
+            unsafe { [_mm256_fmadd_ps(x[0], y[0], self[0]), _mm256_fmadd_ps(x[1], y[1], self[1])] }
+        }
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: as in `zero`.
+            unsafe {
+                let eight = _mm256_add_ps(self[0], self[1]);
+                let four =
+                    _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+    }
+}
+
 /// e^x to about 1e-7 relative, for x within ±87; beyond that the value at the bound. NaN stays NaN.
 ///
-/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor series to the seventh power (the rest is below 6e-9); 2^n by adding n
-/// to the exponent bits. Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits of the sum.
+/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor series to the seventh power (the rest is
+/// below 6e-9); 2^n by adding n to the exponent bits. Adding 1.5 * 2^23 rounds to a whole number
+/// and leaves it in the low bits of the sum.
 #[inline(always)]
 #[must_use]
 pub fn exp(x: f32) -> f32 {

@@ -1,13 +1,15 @@
-//! How work is cut so that the result does not depend on the number of threads: into parts whose number and size follow
-//! from the shapes alone, each computed by one task from start to end.
+//! How work is cut so that the result does not depend on the number of threads: into parts whose
+//! number and size follow from the shapes alone, each computed by one task from start to end.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Below so many elementary operations one task is faster than waking another thread.
-pub const WORTH_A_TASK: usize = 1 << 15;
+/// Below so many elementary operations (50 µs or so) one thread is done before another is awake.
+const WORTH_WAKING: usize = 1 << 18;
+/// Elementary operations of one task.
+const TASK: usize = 1 << 15;
 
 /// A slice that several tasks write to, each its own part.
 #[derive(Clone, Copy)]
@@ -17,7 +19,8 @@ pub struct Shared<'a> {
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: a `Shared` gives access only through `part` and `at`, whose callers promise that parts do not overlap.
+// SAFETY: a `Shared` gives access only through `part` and `at`, whose callers promise that parts do
+// not overlap.
 unsafe impl Send for Shared<'_> {}
 // SAFETY: the same.
 unsafe impl Sync for Shared<'_> {}
@@ -41,7 +44,8 @@ impl<'a> Shared<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
-    /// The address of element `index`, for a matrix whose rows are interleaved with those of other parts.
+    /// The address of element `index`, for a matrix whose rows are interleaved with those of other
+    /// parts.
     ///
     /// # Panics
     /// If the slice has no such element.
@@ -57,9 +61,10 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Calls `task` with each number below `count`; on several threads if the whole costs more than waking them.
+/// Calls `task` with each number below `count`; on several threads if the whole costs more than
+/// waking them.
 pub fn for_each(count: usize, cost: usize, task: impl Fn(usize) + Sync + Send) {
-    if count < 2 || cost < 2 * WORTH_A_TASK {
+    if count < 2 || cost < WORTH_WAKING {
         (0..count).for_each(task);
     } else {
         (0..count).into_par_iter().for_each(task);
@@ -71,8 +76,13 @@ pub fn block(index: usize, size: usize, len: usize) -> Range<usize> {
     index * size..len.min((index + 1) * size)
 }
 
-/// Cuts a long slice into blocks of whole rows, and works on them side by side. `task` gets the rows and their part.
-pub fn for_each_rows(slice: &mut [f32], width: usize, task: impl Fn(Range<usize>, &mut [f32]) + Sync + Send) {
+/// Cuts a long slice into blocks of whole rows, and works on them side by side. `task` gets the
+/// rows and their part.
+pub fn for_each_rows(
+    slice: &mut [f32],
+    width: usize,
+    task: impl Fn(Range<usize>, &mut [f32]) + Sync + Send,
+) {
     let rows = slice.len() / width.max(1);
     let size = rows_a_block(width);
     let shared = Shared::new(slice);
@@ -86,5 +96,5 @@ pub fn for_each_rows(slice: &mut [f32], width: usize, task: impl Fn(Range<usize>
 
 /// Rows of `width` values that make one task.
 pub fn rows_a_block(width: usize) -> usize {
-    (WORTH_A_TASK / width.max(1)).clamp(1, 1024)
+    (TASK / width.max(1)).max(1)
 }

@@ -1,8 +1,9 @@
-//! The gated activation of the feed-forward (Shazeer, arXiv 2002.05202): y = silu(gate) up, silu(g) = g σ(g). A row of `gate_up`
-//! is the gate's F values, then up's. The backward pass works in place and gives y back.
+//! The gated activation of the feed-forward (Shazeer, arXiv 2002.05202): y = silu(gate) up, silu(g)
+//! = g σ(g). A row of `gate_up` is the gate's F values, then up's. The backward pass works in place
+//! and gives y back.
 
-use super::split::{self, Shared};
 use super::simd;
+use super::split::{self, Shared};
 
 /// y `[rows, F]` = silu(gate) · up.
 pub fn forward(y: &mut [f32], gate_up: &[f32], rows: usize, width: usize) {
@@ -84,7 +85,8 @@ mod tests {
     /// Output, gradient and the output given back.
     fn run(gate_up: &[f32], dy: &[f32], width: usize, plain: bool) -> [Vec<f32>; 3] {
         let rows = dy.len() / width;
-        let (mut y, mut gradient, mut dy) = (vec![f32::NAN; dy.len()], gate_up.to_vec(), dy.to_vec());
+        let (mut y, mut gradient, mut dy) =
+            (vec![f32::NAN; dy.len()], gate_up.to_vec(), dy.to_vec());
         let forward = if plain { reference::forward } else { forward };
         let backward = if plain { reference::backward } else { backward };
         forward(&mut y, gate_up, rows, width);

@@ -1,4 +1,5 @@
-//! What the tests of all operations share: random tensors, comparison in relative terms, finite differences, thread pools.
+//! What the tests of all operations share: random tensors, comparison in relative terms, finite
+//! differences, thread pools.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -15,7 +16,10 @@ pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        assert!((f - e).abs() <= tolerance * largest, "element {i}: {f}, expected {e} (largest {largest})");
+        assert!(
+            (f - e).abs() <= tolerance * largest,
+            "element {i}: {f}, expected {e} (largest {largest})"
+        );
     }
 }
 
@@ -23,7 +27,9 @@ pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
 #[track_caller]
 pub fn assert_gradient(gradient: &[f32], x: &[f32], dy: &[f32], run: impl Fn(&[f32]) -> Vec<f32>) {
     let step = 2f32.powi(-7);
-    let value = |x: &[f32]| run(x).iter().zip(dy).map(|(y, dy)| f64::from(*y) * f64::from(*dy)).sum::<f64>();
+    let value = |x: &[f32]| {
+        run(x).iter().zip(dy).map(|(y, dy)| f64::from(*y) * f64::from(*dy)).sum::<f64>()
+    };
     let expected: Vec<f32> = (0..x.len())
         .map(|i| {
             let mut moved = x.to_vec();

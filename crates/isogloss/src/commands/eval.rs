@@ -1,0 +1,66 @@
+//! `isogloss eval`: scores for generations, ours or anyone's.
+
+use std::path::PathBuf;
+
+use ::eval::{Config, Metric};
+use anyhow::Result;
+use artifact::Context;
+use artifact::schema::GENERATIONS;
+use clap::Args as ClapArgs;
+
+use super::files::{Output, publish, settings, tables};
+use super::train::choice;
+
+/// Scores generations, ours or anyone's: one row per item and metric.
+///
+/// A file needs the columns lang, generation and, for most metrics, reference; --map names columns
+/// that are called otherwise. Writes scores.parquet.
+#[derive(ClapArgs)]
+#[command(after_help = "\
+Examples:
+  isogloss eval answers/generations.parquet --out scores
+  isogloss eval theirs.jsonl --map generation=output,reference=gold --metric chrf --out scores")]
+pub struct Args {
+    /// Generations: Parquet, JSONL or CSV; or the folder of generate's output.
+    #[arg(required = true)]
+    generations: Vec<PathBuf>,
+
+    /// Column names that differ: ours=theirs, separated by commas.
+    #[arg(long, value_name = "OURS=THEIRS", value_delimiter = ',', value_parser = super::files::pair)]
+    map: Vec<(String, String)>,
+
+    /// The task of rows that name none.
+    #[arg(long)]
+    task: Option<String>,
+
+    /// A task file, besides the tasks that come with the tool; may be repeated.
+    #[arg(long = "task-file", value_name = "TASK.toml")]
+    tasks: Vec<PathBuf>,
+
+    /// A metric for every row, instead of those of its task; may be repeated.
+    #[arg(long = "metric", value_name = "METRIC", value_parser = choice::<Metric>)]
+    metrics: Vec<Metric>,
+
+    /// Settings as TOML; flags win over them.
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+
+    /// The folder to write, or `-` for an Arrow IPC stream on stdout.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Does what `isogloss eval` was asked for.
+pub fn run(args: Args, ctx: &Context) -> Result<()> {
+    let mut config: Config = settings(args.config.as_deref())?;
+    config.tasks.extend(args.tasks);
+    config.map.extend(args.map);
+    config.task = args.task.or(config.task);
+    if !args.metrics.is_empty() {
+        config.metrics = args.metrics;
+    }
+    let generations = tables(&args.generations, &GENERATIONS);
+    let output =
+        Output { out: &args.out, stage: "eval", main: Some("scores.parquet"), resume: false };
+    publish(&output, ctx, |out| ::eval::run(&config, &generations, out, ctx))
+}

@@ -1,0 +1,153 @@
+//! `isogloss train`: trains a model on a mixture, on plain files.
+
+use std::path::PathBuf;
+
+use ::train::config::{Device, Objective, Preset};
+use ::train::{BaseModel, InitConfig, TrainConfig, TrainData};
+use anyhow::Result;
+use artifact::schema::{EXAMPLES, MIXTURE};
+use artifact::{Context, publish::can_resume};
+use clap::Args as ClapArgs;
+use serde::Deserialize;
+use serde::de::value::{Error, StrDeserializer};
+
+use super::files::{Input, Output, publish, settings};
+
+/// Trains a model on a mixture.
+///
+/// Writes model/ (a Hugging Face folder) and metrics.parquet. Ctrl-C leaves a checkpoint beside the
+/// output; --resume goes on from it and gives the same result bit for bit.
+#[derive(ClapArgs)]
+#[command(after_help = "\
+Examples:
+  isogloss train --model models/small --data mixture.parquet --epochs 2 --out tuned
+  isogloss train --init shape.toml --tokenizer tok --data examples.parquet --objective lm --out base")]
+pub struct Args {
+    /// The base model: a Hugging Face folder.
+    #[arg(long, value_name = "DIR", required_unless_present = "init")]
+    model: Option<PathBuf>,
+
+    /// A model with random weights of this shape: a TOML or JSON file with config.json's names.
+    #[arg(long, value_name = "FILE", conflicts_with = "model", requires = "tokenizer")]
+    init: Option<PathBuf>,
+
+    /// The tokenizer's folder, for a model with random weights.
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+
+    /// mixture.parquet, or examples, whose train split is taken (`-`: Arrow IPC stream on stdin).
+    #[arg(long, value_name = "MIXTURE")]
+    data: PathBuf,
+
+    /// Examples to validate on; by default the validation split of --data.
+    #[arg(long, value_name = "EXAMPLES")]
+    validation: Option<PathBuf>,
+
+    /// Settings as TOML; flags win over them.
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    flags: Flags,
+
+    /// Goes on from the checkpoint that an interrupted run left.
+    #[arg(long)]
+    resume: bool,
+
+    /// The folder to write.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// The settings that people vary most; the others stand in `--config`.
+#[derive(ClapArgs)]
+struct Flags {
+    /// Where other settings' defaults come from: study or pretrain [default: study].
+    #[arg(long, value_parser = choice::<Preset>)]
+    preset: Option<Preset>,
+
+    /// sft (loss on assistant tokens) or lm (on all tokens).
+    #[arg(long, value_parser = choice::<Objective>)]
+    objective: Option<Objective>,
+
+    /// Passes over the data.
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    epochs: Option<f64>,
+
+    /// Optimiser steps, instead of epochs.
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+
+    /// Sequences per optimiser step.
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+
+    /// Most tokens in a sequence.
+    #[arg(long, value_name = "N")]
+    sequence_length: Option<usize>,
+
+    /// Peak learning rate.
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
+
+    /// Training seed.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// auto, cpu or cuda.
+    #[arg(long, value_parser = device)]
+    device: Option<Device>,
+}
+
+/// Reads a device's name.
+pub fn device(name: &str) -> Result<Device, String> {
+    choice(name)
+}
+
+/// Reads one of a setting's names as a settings file does.
+pub fn choice<T: for<'de> Deserialize<'de>>(name: &str) -> Result<T, String> {
+    T::deserialize(StrDeserializer::<Error>::new(name)).map_err(|error| error.to_string())
+}
+
+impl Flags {
+    fn apply(self, config: &mut TrainConfig) {
+        if self.epochs.is_some() || self.steps.is_some() {
+            (config.epochs, config.steps) = (self.epochs, self.steps);
+        }
+        config.preset = self.preset.unwrap_or(config.preset);
+        config.objective = self.objective.or(config.objective);
+        config.batch_size = self.batch_size.or(config.batch_size);
+        config.sequence_length = self.sequence_length.or(config.sequence_length);
+        config.learning_rate = self.learning_rate.or(config.learning_rate);
+        config.seed = self.seed.or(config.seed);
+        config.device = self.device.or(config.device);
+    }
+}
+
+/// Does what `isogloss train` was asked for.
+pub fn run(args: Args, ctx: &Context) -> Result<()> {
+    let mut config: TrainConfig = settings(args.config.as_deref())?;
+    args.flags.apply(&mut config);
+    let seed = config.resolve()?.seed;
+    let base = match (args.model, args.init, args.tokenizer) {
+        (None, Some(init), Some(tokenizer)) => {
+            BaseModel::Random { init: InitConfig::load(&init)?, tokenizer, seed }
+        }
+        (Some(model), ..) => BaseModel::Weights(model),
+        _ => artifact::bail_user!("give --model DIR, or --init FILE with --tokenizer DIR"),
+    };
+    if args.resume && !can_resume(&args.out) {
+        ctx.warn(format!(
+            "there is no checkpoint of {} to go on from; training starts anew",
+            args.out.display()
+        ));
+    }
+    let train = Input::open(&args.data, &[&MIXTURE, &EXAMPLES])?;
+    let validation = args.validation.map(|path| Input::open(&path, &[&EXAMPLES])).transpose()?;
+    let data = TrainData {
+        train: train.path.clone(),
+        validation: validation.as_ref().map(|input| input.path.clone()),
+    };
+    let output = Output { out: &args.out, stage: "train", main: None, resume: args.resume };
+    publish(&output, ctx, |out| ::train::run(&config, &base, &data, out, ctx))
+}

@@ -1,0 +1,146 @@
+//! The command line without a pipeline: help, exit statuses, schemas, messages.
+
+mod common;
+
+use common::Place;
+
+const COMMANDS: [&str; 14] = [
+    "synth",
+    "ingest",
+    "tokenizer",
+    "mix",
+    "train",
+    "prompts",
+    "generate",
+    "eval",
+    "report",
+    "run",
+    "status",
+    "path",
+    "schema",
+    "inspect",
+];
+
+#[test]
+fn help_names_every_command_and_every_command_has_an_example() {
+    let place = Place::new();
+    let help = place.run("--help").ok().out;
+    for command in COMMANDS {
+        assert!(help.contains(&format!("  {command} ")), "{command} is missing in:\n{help}");
+        let own = place.run(&format!("{command} --help")).ok().out;
+        assert!(own.contains(&format!("isogloss {command}")), "{command} shows no example:\n{own}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_the_users_error() {
+    let place = Place::new();
+    for line in [
+        "",
+        "runn x.toml",
+        "run",
+        "mix x --out y",
+        "run x.toml --only nothing",
+        "--threads 0 schema",
+    ] {
+        let answer = place.run(line);
+        assert_eq!(answer.status, 2, "`{line}`: {}", answer.err);
+    }
+    assert!(place.run("runn x.toml").err.contains("run"), "the nearest command is named");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let place = Place::new();
+    for (line, name) in [
+        ("run gone.toml", "gone.toml"),
+        ("status gone.toml", "gone.toml"),
+        ("ingest gone.jsonl --out o", "gone.jsonl"),
+        ("eval gone.parquet --out o", "gone.parquet"),
+        ("report gone.parquet --out o", "gone.parquet"),
+        ("mix gone.parquet --design gone.toml --out o", "gone.toml"),
+        ("inspect gone.parquet", "gone.parquet"),
+    ] {
+        let message = place.run(line).user_error();
+        assert!(message.starts_with("error: ") && message.contains(name), "`{line}`: {message}");
+        assert!(!place.path("o").exists(), "`{line}` leaves nothing");
+    }
+}
+
+#[test]
+fn schema_prints_columns_and_the_pipelines_json_schema() {
+    let place = Place::new();
+    let all = place.run("schema").ok().out;
+    for artifact in
+        ["examples", "mixture", "mixtures", "metrics", "generations", "scores", "transfer"]
+    {
+        assert!(all.contains(&format!("{artifact} 1.0: ")), "{artifact}");
+    }
+    let scores = place.run("schema scores").ok().out;
+    assert!(scores.contains("metric") && !scores.contains("finish_reason"));
+    let schema: serde_json::Value =
+        serde_json::from_str(&place.run("schema pipeline").ok().out).expect("JSON");
+    for section in [
+        "name",
+        "languages",
+        "source",
+        "synth",
+        "mix",
+        "model",
+        "train",
+        "generate",
+        "eval",
+        "report",
+    ] {
+        assert!(!schema["properties"][section].is_null(), "{section}");
+    }
+    assert!(place.run("schema score").user_error().contains("scores"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let place = Place::new();
+    let mut child = place.start("schema pipeline");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest() {
+    let place = Place::with_study();
+    for (from, to, near) in [
+        ("english = 24", "englsh = 24", "`english`"),
+        ("learning_rate = 1e-3", "learning_rte = 1e-3", "`learning_rate`"),
+        ("max_new_tokens = 4", "max_tokens = 4", "`max_new_tokens`"),
+        ("[report]", "[reports]", "`report`"),
+    ] {
+        let before = std::fs::read_to_string(place.path("study.toml")).expect("the study");
+        place.edit(from, to);
+        let text = std::fs::read_to_string(place.path("study.toml")).expect("the study");
+        let line = text.lines().position(|line| line == to).expect("the line") + 1;
+        let message = place.run("run study.toml").user_error();
+        assert!(message.contains(&format!("study.toml:{line}: ")), "{message}");
+        assert!(message.contains(&format!("did you mean {near}")), "{message}");
+        place.write("study.toml", &before);
+    }
+}
+
+#[test]
+fn what_a_pipeline_cannot_mean_is_said_before_any_work() {
+    for (from, to, words) in [
+        ("init = {", "path = \"nowhere\"\ninit = {", "either `path`"),
+        ("[tokenizer]\nvocab_size = 400", "", "no tokenizer"),
+        ("steps = 5", "steps = 5\nseed = 1\nseeds = [1, 2]", "`seeds`"),
+        ("steps = 5", "steps = 5\nepochs = 1", "epochs"),
+        ("init = {", "path = \"gone\"\n#", "there is no folder"),
+        ("name = \"tiny\"", "name = \"a/b\"", "short name"),
+        ("[report]", "[export]\nmodel = \"out\"\n[report]", "one run"),
+    ] {
+        let place = Place::with_study();
+        place.edit(from, to);
+        let message = place.run("run study.toml").user_error();
+        assert!(message.contains(words), "{to}: {message}");
+        assert_eq!(place.outputs("synth").len(), 0, "nothing was done");
+    }
+}
