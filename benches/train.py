@@ -1,6 +1,6 @@
 """Training steps and generation side by side with PyTorch: same shapes, same threads, f32, turn by turn in one run.
 
-    benches/train.py [--venv PATH] [--threads 2] [--rounds 3] [--seconds 5] [--only small|qwen]
+    python benches/train.py [--venv PATH] [--threads 2] [--rounds 3] [--seconds 5] [--only small|qwen]
 
 The peer is transformers' LlamaForCausalLM and Qwen2ForCausalLM with torch's fused AdamW, and `generate` with its KV cache,
 greedy. Without --venv one is made under target/ and torch and transformers are installed into it. Needs cargo.

@@ -158,7 +158,8 @@ fn a_disk_without_room_is_said_and_leaves_nothing() -> Result<()> {
     let mut rows = String::new();
     for row in 0..20_000 {
         let noise = row * 7_919 % 100_003;
-        rows += &format!("{{\"prompt\": \"{row}, {noise}?\", \"completion\": \"{}\"}}\n", noise * 31);
+        rows +=
+            &format!("{{\"prompt\": \"{row}, {noise}?\", \"completion\": \"{}\"}}\n", noise * 31);
     }
     place.write("a.jsonl", rows)?;
     let script = "trap '' XFSZ; ulimit -f 16; \
@@ -167,7 +168,8 @@ fn a_disk_without_room_is_said_and_leaves_nothing() -> Result<()> {
     assert!(matches!(answer.status, Some(1 | 2)), "{answer:?}");
     assert!(answer.stderr.contains("error:") && answer.stderr.contains("arge"), "{answer:?}");
     assert!(!place.path("out").exists());
-    let left: Vec<_> = fs::read_dir(place.path(""))?.flatten().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(place.path(""))?.flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["a.jsonl"], "nothing half written is left");
     Ok(())
 }

@@ -36,9 +36,12 @@ fn perf_to_en_of_the_published_tables() -> Result<()> {
         let rise = 100.0 * (highest(&curve) - start);
         assert!((rise - points).abs() < 0.05, "{task}: {rise}");
     }
-    for (setting, langs, mean) in
-        [("single", all, 38.4), ("single", "en,es,fr", 37.4), ("single", "en,ja,zh", 36.6), ("multi", all, 30.0)]
-    {
+    for (setting, langs, mean) in [
+        ("single", all, 38.4),
+        ("single", "en,es,fr", 37.4),
+        ("single", "en,ja,zh", 36.6),
+        ("multi", all, 30.0),
+    ] {
         let found = highest(&of("MR", setting, langs, "mean_non_en"));
         assert!((found - mean).abs() < 0.05, "{setting} {langs}: {found}");
     }

@@ -373,7 +373,8 @@ mod tests {
         let values: Vec<f64> = (0..rows).map(|row| row as f64).collect();
         let text = vec!["x"; rows];
         let mut df =
-            polars::df!("lang" => &text, "task" => &text, "metric" => &text, "value" => &values).unwrap();
+            polars::df!("lang" => &text, "task" => &text, "metric" => &text, "value" => &values)
+                .unwrap();
         write(&path, &SCORES, &mut df).unwrap();
         let groups: Vec<_> = row_groups(&path, Some(&SCORES))
             .unwrap()

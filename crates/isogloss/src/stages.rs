@@ -54,7 +54,10 @@ impl Inputs {
         let files = stored.manifest.files.iter().filter(|(file, _)| file.ends_with(".jsonl"));
         for (file, entry) in files {
             self.hashes.push((format!("synth/{file}"), entry.hash.clone()));
-            self.place("synth", stored.path.join(file));
+            // Ingest would take a relative path from the pipeline file's folder, and the store
+            // stands in the folder where the command was given.
+            let path = stored.path.join(file);
+            self.place("synth", std::path::absolute(&path).unwrap_or(path));
         }
     }
 

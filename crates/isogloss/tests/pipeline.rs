@@ -314,3 +314,13 @@ fn pipe(place: &Place, line: &str, input: &[u8]) -> Vec<u8> {
     assert!(output.status.success(), "{line}");
     output.stdout
 }
+
+#[test]
+fn a_pipeline_file_may_stand_in_another_folder_than_the_store() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("pipelines")).expect("a folder");
+    place.write("pipelines/study.toml", common::STUDY);
+    place.run("run pipelines/study.toml").ok();
+    assert_eq!(place.outputs("report").len(), 1);
+    assert!(!place.path("pipelines/runs").exists(), "the store is where the command was given");
+}

@@ -10,10 +10,11 @@
 //! **Splits are part of the world.** Each schema's items are cut once, whatever the seed, into test, validation, train and
 //! text items. So a model pretrained on one run's text can be tested on any other run's test split.
 //!
-//! **What the text for language modelling holds.** Sentences about the same people, things and places; arithmetic as bare
-//! equations and in words; translations of sentences, single words and *questions* of word problems side by side ([`text`]).
-//! It never holds a word problem with its solution, in any language, nor a news story with its summary, nor a request with its
-//! answer: an untaught language is untaught.
+//! **What the text for language modelling holds.** Sentences about the same people, things and places, some with a question
+//! whose answer stands in the text; arithmetic as bare equations and in words; and, side by side in two languages, the same
+//! sentence, the same word or the same *question* of a word problem ([`text`]). It never holds a word problem with its
+//! solution, in any language, nor a news story with its summary, nor a request as the instruction task puts it: what a
+//! language can do after tuning is what tuning brought, or carried over.
 
 mod draw;
 mod language;
@@ -51,7 +52,7 @@ use crate::{
 pub struct Config {
     /// BCP 47 tags, of en, es, fr, ja, zh-Hans, ar, ko, pt.
     pub languages: Vec<String>,
-    /// Of math, summarization, instruction.
+    /// Of math, summarization, instruction; may be empty where `text` is not 0.
     pub tasks: Vec<String>,
     /// Training items per task.
     pub train: usize,
@@ -220,7 +221,8 @@ fn check(config: &Config, catalog: &Catalog) -> Result<()> {
         (&config.tasks, "task", &world::TASKS[..]),
     ];
     for (values, what, known) in known {
-        if values.is_empty() {
+        // Text alone is something to make, too.
+        if values.is_empty() && !(what == "task" && config.text > 0) {
             bail_user!("synth: no {what} is named; there are {}", known.join(", "));
         }
         for (at, value) in values.iter().enumerate() {

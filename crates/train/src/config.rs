@@ -135,7 +135,7 @@ pub struct TrainConfig {
     pub seed: Option<u64>,
     /// Steps between validations; 0 leaves the one at the end alone. Default 50.
     pub validate_every: Option<u64>,
-    /// Keep the weights with the lowest validation loss, not the last ones. Default true where
+    /// Keep the weights with the lowest validation loss in the trained languages, not the last ones. Default true where
     /// there is validation data.
     pub keep_best: Option<bool>,
     /// Steps between checkpoints to resume from; 0 for none. Default 50. Does not change the result.

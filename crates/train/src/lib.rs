@@ -46,6 +46,7 @@ pub fn tokens_with_mask(folder: &Path, example: &Example) -> Result<Vec<(String,
     } else {
         encoder.text(&encoder::plain_text(&example.messages))?
     };
-    let shown = |(&id, &counted): (&u32, &bool)| Ok((encoder.tokenizer.decode_all(&[id])?, id, counted));
+    let shown =
+        |(&id, &counted): (&u32, &bool)| Ok((encoder.tokenizer.decode_all(&[id])?, id, counted));
     tokens.ids.iter().zip(&tokens.counted).map(shown).collect()
 }

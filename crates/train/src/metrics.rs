@@ -162,10 +162,21 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
 }
 
 /// The validation with the lowest loss after the first step, as (step, loss); the earliest on a tie.
-pub fn best(rows: &[Row]) -> Option<(u64, f64)> {
+///
+/// Only the languages that are trained decide, each counting once. A language that the mixture
+/// lacks is watched and never chosen by: else a run on English alone would be picked by how it does
+/// in the languages it is meant to know nothing of.
+pub fn best(rows: &[Row], trained: &[String]) -> Option<(u64, f64)> {
     let validations = rows.iter().filter(|row| row.validation && row.step > 0);
-    let least = validations.min_by(|a, b| a.loss.total_cmp(&b.loss))?;
-    Some((least.step, least.loss))
+    validations
+        .map(|row| (row.step, deciding_loss(row, trained)))
+        .min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+fn deciding_loss(row: &Row, trained: &[String]) -> f64 {
+    let known = row.by_language.iter().filter(|(language, _)| trained.contains(language));
+    let losses: Vec<f64> = known.map(|(_, loss)| *loss).collect();
+    if losses.is_empty() { row.loss } else { losses.iter().sum::<f64>() / losses.len() as f64 }
 }
 
 #[cfg(test)]
@@ -212,8 +223,18 @@ mod tests {
             row(4, true, 0.7, &[]),
             row(6, true, 0.7, &[]),
         ];
-        assert_eq!(best(&rows), Some((4, 0.7)));
-        assert_eq!(best(&rows[..2]), None);
+        assert_eq!(best(&rows, &[]), Some((4, 0.7)));
+        assert_eq!(best(&rows[..2], &[]), None);
+    }
+
+    #[test]
+    fn languages_that_are_not_trained_do_not_choose() {
+        let rows = [
+            row(2, true, 1.0, &[("en", 0.9), ("es", 1.1)]),
+            row(4, true, 2.0, &[("en", 0.2), ("es", 3.8)]),
+        ];
+        assert_eq!(best(&rows, &["en".to_owned()]), Some((4, 0.2)));
+        assert_eq!(best(&rows, &["en".to_owned(), "es".to_owned()]), Some((2, 1.0)));
     }
 
     #[test]

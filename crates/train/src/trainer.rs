@@ -370,7 +370,7 @@ impl<'a> Trainer<'a> {
 
     /// The step whose weights are to be kept, where validation decides that.
     fn best(&self) -> Option<u64> {
-        let best = metrics::best(&self.rows).map(|(step, _)| step);
+        let best = metrics::best(&self.rows, &self.setup.train.languages).map(|(step, _)| step);
         best.filter(|_| self.setup.recipe.keep_best)
     }
 
