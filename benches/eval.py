@@ -20,10 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import common
+
+ROOT = common.ROOT
 PEERS = ["rouge-score==0.1.2", "sacrebleu==2.6.0"]
 RUNS = 5
 WORDS = {
@@ -78,15 +79,6 @@ def make_pairs(path, count, seed):
     return characters / count
 
 
-def peers(folder):
-    """The Python of a virtual environment that has the peers."""
-    python = Path(folder) / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
-    return python
-
-
 def ours(program, metric, pairs, threads, scores):
     command = [program, metric, pairs] + ([scores] if scores else [])
     environment = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
@@ -103,13 +95,13 @@ def main():
     parser.add_argument("--out", help="write the raw figures here as JSON")
     arguments = parser.parse_args()
 
-    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "eval", "--example", "metric_speed"], cwd=ROOT, check=True)
+    common.build()
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     program = target / "release" / "examples" / "metric_speed"
     cores = len(os.sched_getaffinity(0))
     raw, failed = {}, False
     with tempfile.TemporaryDirectory() as folder:
-        python = peers(arguments.venv or Path(folder) / "venv")
+        python = common.peers(arguments.venv, PEERS)
         pairs, scores = Path(folder) / "pairs.jsonl", Path(folder) / "scores"
         length = make_pairs(pairs, arguments.pairs, arguments.seed)
         print(f"{arguments.pairs} pairs of {length:.0f} characters; {platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}")

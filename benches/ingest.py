@@ -3,7 +3,7 @@
 
     python3 benches/ingest.py [--venv DIR] [--megabytes 200] [--runs 3] [--seed 1] [--out raw.json]
 
-Builds target/release/isogloss, makes a virtual environment with the peers (.venv-bench) if --venv names none, and writes a
+Builds target/release/isogloss, makes a virtual environment with the peers (.venv) if --venv names none, and writes a
 JSONL of rows of about 400 bytes in eight languages (id, lang, prompt, completion) from a seed. Then, in turn, medians:
 
   reader and writer   datatrove JsonlReader + ParquetWriter (zstd)      isogloss ingest --no-detect --dedup off
@@ -31,10 +31,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import common
+
+ROOT = common.ROOT
 PEERS = ["datatrove[io]==0.10.1", "py3langid==0.4.0", "langdetect==1.0.9"]
 GOALS = {"none": 5, "py3langid": 4, "langdetect": 30}
 WORDS = {
@@ -120,15 +121,6 @@ def cut(path, folder, pieces):
                 out.write(whole.read() if piece == pieces - 1 else whole.read(size) + whole.readline())
 
 
-def peers(folder):
-    """The Python of a virtual environment that has the peers."""
-    python = Path(folder) / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
-    return python
-
-
 def theirs(python, identifier, folder, pattern, workers, limit=-1):
     with tempfile.TemporaryDirectory(dir=folder) as out:
         command = [python, "-c", PEER, identifier, ",".join(sorted(WORDS)), folder, pattern, out, str(workers), str(limit)]
@@ -150,7 +142,7 @@ def ours(program, path, cores, *options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--venv", default=ROOT / ".venv-bench", help="a virtual environment with the peers (default: one is made)")
+    parser.add_argument("--venv", help="a virtual environment with the peers (default: one is made)")
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--langdetect-rows", type=int, default=10_000)
@@ -158,10 +150,10 @@ def main():
     parser.add_argument("--out", help="write the raw figures here as JSON")
     arguments = parser.parse_args()
 
-    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "isogloss"], cwd=ROOT, check=True)
+    common.build()
     program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "isogloss"
     cores = len(os.sched_getaffinity(0))
-    python = peers(arguments.venv)
+    python = common.peers(arguments.venv, PEERS)
     raw = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

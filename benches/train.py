@@ -3,7 +3,7 @@
     python benches/train.py [--venv PATH] [--threads 2] [--rounds 3] [--seconds 5] [--only small|qwen]
 
 The peer is transformers' LlamaForCausalLM and Qwen2ForCausalLM with torch's fused AdamW, and `generate` with its KV cache,
-greedy. Without --venv one is made under target/ and torch and transformers are installed into it. Needs cargo.
+greedy. Without --venv one is made (.venv) and torch and transformers are installed into it. Needs cargo.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import common
+
 # Each: shape, work, batch, and the ratio that is asked for.
 CASES = [
     ("small", "train", 32, 1.0),
@@ -88,24 +89,6 @@ def run(command, threads):
     return json.loads(found.stdout.splitlines()[-1])["tokens_per_second"]
 
 
-def build():
-    """Builds the engine's benchmark; its path."""
-    command = ["cargo", "build", "--release", "-p", "train", "--bench", "step", "--message-format=json"]
-    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.splitlines()
-    messages = [json.loads(line) for line in lines if line.startswith("{")]
-    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "step")
-
-
-def python(venv):
-    """The interpreter of a venv with torch and transformers, made where there is none."""
-    venv = Path(venv) if venv else ROOT / "target" / "bench-venv"
-    interpreter = venv / "bin" / "python"
-    if not interpreter.exists():
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([interpreter, "-m", "pip", "install", "-q", "torch", "transformers"], check=True)
-    return interpreter
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv")
@@ -120,7 +103,7 @@ def main():
         shape, work, batch = options.peer
         return peer(shape, work, int(batch), options.threads, options.seconds)
 
-    engine, interpreter = options.engine or build(), python(options.venv)
+    engine, interpreter = options.engine or common.build(), common.peers(options.venv, ["torch", "transformers"])
     common = ["--threads", str(options.threads), "--seconds", str(options.seconds)]
     print(f"{'shape':6} {'work':9} {'batch':>5} {'isogloss':>10} {'PyTorch':>10} {'ratio':>6} {'asked':>6}   tokens/s, {options.threads} threads")
     short = False
