@@ -32,7 +32,7 @@ pub fn from_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
 fn explain(message: &str) -> String {
     let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(word) = quoted.next().filter(|_| unknown) else { return message.to_owned() };
+    let Some(word) = quoted.next().filter(|_| unknown) else { return in_plain_words(message) };
     let known: Vec<&str> = quoted.collect();
     let kind = if message.starts_with("unknown field") { "key" } else { "value" };
     match nearest(word, known.iter().copied()) {
@@ -43,6 +43,21 @@ fn explain(message: &str) -> String {
     }
 }
 
+/// serde's message about a mistyped value, with what is wanted in words instead of Rust's types.
+fn in_plain_words(message: &str) -> String {
+    let Some((said, wanted)) = message.rsplit_once("expected ") else { return message.to_owned() };
+    let wanted = match wanted {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 up",
+        "i8" | "i16" | "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        other => other,
+    };
+    format!("{said}expected {wanted}")
+}
+
 /// The known word closest to `word`, if any is close enough to be meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
@@ -50,7 +65,8 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
         .filter(|(score, _)| *score > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
+        // Where two are as close, the first by name: a hint is the same every time.
+        .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
         .map(|(_, candidate)| candidate)
 }
 
@@ -104,7 +120,10 @@ mod tests {
     fn a_wrong_type_names_the_line() {
         let error =
             from_toml::<Settings>("epochs = \"two\"\n", Path::new("train.toml")).unwrap_err();
-        assert!(error.to_string().starts_with("train.toml:1: invalid type"), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "train.toml:1: invalid type: string \"two\", expected a whole number from 0 up"
+        );
         let fine: Settings = from_toml("epochs = 2", Path::new("t")).unwrap();
         assert_eq!(fine.epochs, 2);
     }

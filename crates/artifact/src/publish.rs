@@ -77,8 +77,15 @@ fn locked<T>(
     }
     fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
     let started = Instant::now();
-    let (result, summary) = match work(&partial) {
-        Ok(done) => done,
+    let made = work(&partial).and_then(|(result, summary)| {
+        let seconds = started.elapsed().as_secs_f64();
+        Manifest::describe(stage, String::new(), Vec::new(), &partial, summary, seconds)?
+            .write(&partial)?;
+        sync_below(&partial)?;
+        Ok(result)
+    });
+    let result = match made {
+        Ok(result) => result,
         Err(error) => {
             if partial.join("checkpoint").exists() {
                 context.log(format!(
@@ -91,17 +98,12 @@ fn locked<T>(
             return Err(error);
         }
     };
-    let seconds = started.elapsed().as_secs_f64();
-    let manifest =
-        Manifest::describe(stage, String::new(), Vec::new(), &partial, summary, seconds)?;
-    sync_below(&partial)?;
     let old = beside(out, "old");
     if out.exists() {
         let _ = fs::remove_dir_all(&old);
         fs::rename(out, &old).with_context(|| format!("cannot replace {}", out.display()))?;
     }
     fs::rename(&partial, out).with_context(|| format!("cannot write {}", out.display()))?;
-    manifest.write(out)?;
     let _ = fs::remove_dir_all(&old);
     out.parent().map_or(Ok(()), sync_folder)?;
     Ok(result)

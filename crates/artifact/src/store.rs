@@ -204,6 +204,21 @@ impl Manifest {
     }
 }
 
+/// Whether the file stands, unchanged, in a complete output of isogloss.
+pub fn is_in_an_output(path: &Path) -> Result<bool> {
+    let path =
+        std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
+    // A mixture stands two folders below its manifest.
+    for folder in path.ancestors().skip(1).take(3) {
+        let Some(manifest) = Manifest::read(folder) else { continue };
+        let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy();
+        if let Some(entry) = manifest.files.get(name.as_ref()) {
+            return Ok(hash::hash_file(&path)? == entry.hash);
+        }
+    }
+    Ok(false)
+}
+
 /// Writes a small file so that it is there whole or not at all.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
@@ -320,7 +335,12 @@ impl Store {
         let folder = self.work_folder(recipe);
         prepare_work_folder(&path, &folder)?;
         let started = Instant::now();
-        let summary = work(&folder)?;
+        let summary = work(&folder).inspect_err(|_| {
+            // What cannot be gone on from only takes room, which may be what was missing.
+            if !folder.join("checkpoint").exists() {
+                let _ = fs::remove_dir_all(&folder);
+            }
+        })?;
         let seconds = started.elapsed().as_secs_f64();
         let manifest =
             Manifest::describe(recipe.stage, key, recipe.parts(), &folder, summary, seconds)?;
@@ -469,6 +489,7 @@ mod tests {
             anyhow::bail!("killed")
         });
         assert!(failed.is_err());
+        assert!(!store.work_folder(&recipe(1, "m")).exists(), "half an output takes no room");
         assert!(store.find(&recipe(1, "m")).unwrap().is_none());
         let made = store
             .produce(&recipe(1, "m"), &context, |folder| {

@@ -86,7 +86,8 @@ pub struct Source {
     pub schema: Schema,
     /// Which column or key holds what.
     pub map: Map,
-    /// For wide files: the column of each language, `{ column = "language" }`; by default every column whose name is one.
+    /// For wide files: the column of each language, `{ column = "language" }`; by default every column whose name is one
+    /// (`id` is the row's id, unless Indonesian is among the experiment's languages).
     pub columns: BTreeMap<String, String>,
     /// Line-parallel files: further columns of a file of lines, each from a file with as many lines.
     pub parallel: BTreeMap<String, Paths>,

@@ -189,6 +189,7 @@ fn seed_instance(instances: &Value) -> Result<(Option<String>, Option<String>), 
 
 /// One message as it stands in a list, whichever names its keys have.
 #[derive(Deserialize)]
+#[serde(expecting = "a message with `role` and `content`")]
 struct Turn<'a> {
     #[serde(alias = "from", borrow)]
     role: Cow<'a, str>,

@@ -1,11 +1,14 @@
 //! From what a source names (files, folders, patterns) to the sorted list of its files.
 //! Patterns: `*` and `?` within a name, `[..]` one of some characters, `{a,b}` alternatives, `**` any folders.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use artifact::bail_user;
 use artifact::error::{input_error, user};
+use artifact::store::{MANIFEST, Manifest};
 use regex::Regex;
 
 use crate::config::Paths;
@@ -53,6 +56,13 @@ fn is_data(path: &Path) -> bool {
     plain.rsplit_once('.').is_some_and(|(_, extension)| DATA.contains(&extension))
 }
 
+/// Whether it is the mark of completion in a folder that isogloss wrote, which is no data.
+fn is_our_manifest(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == MANIFEST)
+        && File::open(path)
+            .is_ok_and(|file| serde_json::from_reader::<_, Manifest>(BufReader::new(file)).is_ok())
+}
+
 fn list(folder: &Path, each: &mut dyn FnMut(&Path)) -> Result<()> {
     let entries = std::fs::read_dir(folder).map_err(|error| input_error(folder, &error))?;
     for entry in entries {
@@ -61,6 +71,7 @@ fn list(folder: &Path, each: &mut dyn FnMut(&Path)) -> Result<()> {
         match (hidden, path.is_dir()) {
             (true, _) => {}
             (false, true) => list(&path, each)?,
+            (false, false) if is_our_manifest(&path) => {}
             (false, false) => each(&path),
         }
     }

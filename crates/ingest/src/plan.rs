@@ -180,6 +180,9 @@ fn source_plan(
         detect_on: source.detect_on.unwrap_or(config.detect_on),
         dedup: source.dedup.unwrap_or(config.dedup),
     };
+    if plan.map.completion.is_some() && plan.map.prompt.is_none() {
+        bail_user!("`map.completion` needs `map.prompt` beside it: which column is the question?");
+    }
     if plan.named_columns().contains(&&Column::Number(0)) {
         bail_user!("columns are numbered from 1; there is no column 0");
     }

@@ -69,9 +69,11 @@ impl Refusal {
         Refusal { detail: format!("`{field}` {}", self.detail), ..self }
     }
 
-    /// What stands in the `reason` column.
+    /// What stands in the `reason` column. A detail that begins with the reason says it once.
     pub(crate) fn text(&self) -> String {
-        format!("{}: {}", self.reason.as_str(), self.detail)
+        let reason = self.reason.as_str();
+        let detail = self.detail.strip_prefix(reason).unwrap_or(&self.detail).trim_start();
+        format!("{reason}: {detail}")
     }
 }
 

@@ -113,9 +113,35 @@ impl<'a> Taker<'a> {
         if self.source.schema == Schema::Wide {
             return self.wide(&fields, row, batch);
         }
-        let messages = conversation(&fields, self.source.schema, &self.source.map)?;
+        let schema = self.source.schema;
+        let messages = match conversation(&fields, schema, &self.source.map) {
+            Err(refusal)
+                if schema == Schema::Auto
+                    && refusal.reason == Reason::NoSchema
+                    && self.is_wide(&fields) =>
+            {
+                return self.wide(&fields, row, batch);
+            }
+            other => other?,
+        };
         let tag = self.declared(&fields)?;
         self.example(&fields, row, messages, tag, batch)
+    }
+
+    /// Whether a row without any other schema has a column each for two languages or more.
+    fn is_wide(&mut self, fields: &Fields) -> bool {
+        fields.names().filter(|name| self.column_tag(name).is_some()).count() > 1
+    }
+
+    /// The language that a wide file's column holds: as `columns` says, else by its name. A column `id` is the row's id
+    /// unless Indonesian is among the experiment's languages.
+    fn column_tag(&mut self, name: &str) -> Option<Tag> {
+        let listed = &self.source.columns;
+        match listed.is_empty() {
+            false => listed.get(name).cloned(),
+            true if name == "id" && !self.plan.detector.is_candidate("id") => None,
+            true => self.tag(name),
+        }
     }
 
     /// One example for each language's cell.
@@ -123,9 +149,7 @@ impl<'a> Taker<'a> {
         let mut cells: Vec<(Tag, String)> = Vec::new();
         let names: Vec<String> = fields.names().map(String::from).collect();
         for name in names {
-            let listed = &self.source.columns;
-            let tag = if listed.is_empty() { self.tag(&name) } else { listed.get(&name).cloned() };
-            if let Some(tag) = tag
+            if let Some(tag) = self.column_tag(&name)
                 && let Some(text) = fields.text(&name)?
             {
                 cells.push((tag, text.into_owned()));
@@ -209,7 +233,8 @@ impl<'a> Taker<'a> {
             script: settled.script,
             messages,
             reference,
-            meta: if source.schema == Schema::Wide { None } else { fields.unused() },
+            // Where the languages are listed, other columns may be languages that nobody asked for.
+            meta: if source.columns.is_empty() { fields.unused() } else { None },
         };
         self.push(example, settled.rule, given_id.is_some(), row, batch);
         Ok(())

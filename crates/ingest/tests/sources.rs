@@ -78,6 +78,42 @@ fn wide_files_give_one_example_for_each_language() {
 }
 
 #[test]
+fn a_wide_file_is_recognised_and_its_id_is_no_language() {
+    let bench = Bench::new();
+    bench.file("w.csv", "id,en,es,topic\n7,Good,Bueno,taste\n");
+    let found = |settings: &str| -> Vec<(String, String, Option<String>)> {
+        let ran = bench.run(&format!("detect = false\n{settings}[[source]]\npath = \"w.csv\""));
+        ran.examples.into_iter().map(|e| (e.lang, e.item_id, e.meta)).collect()
+    };
+    let meta = Some(r#"{"topic":"taste"}"#.to_string());
+    let row = |lang: &str| (lang.to_string(), "w/7".to_string(), meta.clone());
+    assert_eq!(found(""), [row("en"), row("es")]);
+    assert_eq!(found("languages = [\"id\"]\n"), [row("id"), row("en"), row("es")]);
+}
+
+#[test]
+fn an_answer_column_without_a_question_column_is_refused() {
+    let bench = Bench::new();
+    bench.file("a.jsonl", "{\"prompt\":\"p\",\"gold\":\"g\"}\n");
+    let message = bench.fault("[[source]]\npath = \"a.jsonl\"\nmap = { completion = \"gold\" }");
+    assert!(message.contains("`map.completion` needs `map.prompt`"), "{message}");
+}
+
+#[test]
+fn a_folder_that_we_wrote_is_read_without_its_manifest() {
+    let bench = Bench::new();
+    bench.file("raw/a.jsonl", "{\"prompt\":\"p\",\"completion\":\"c\"}\n");
+    let ours = r#"{"stage":"synth","key":"","parts":[],"files":{},"summary":null,"seconds":0,"tool_version":"0","created":"","host":""}"#;
+    bench.file("raw/manifest.json", ours);
+    let ran = bench.run("detect = false\n[[source]]\npath = \"raw\"");
+    assert_eq!(ran.examples.len(), 1);
+    // The same name with someone's rows in it is data.
+    bench.file("raw/manifest.json", "{\"prompt\":\"q\",\"completion\":\"c\"}\n");
+    let ran = bench.run("detect = false\n[[source]]\npath = \"raw\"");
+    assert_eq!(ran.examples.len(), 2);
+}
+
+#[test]
 fn columns_are_found_by_path_and_the_rest_is_kept_as_meta() {
     let bench = Bench::new();
     bench.file("q.jsonl", "{\"question_id\":81,\"category\":\"writing\",\"turns\":[\"Schreibe.\",\"Nochmal.\"],\"a\\\"b\":null}\n");

@@ -23,7 +23,10 @@ pub fn fail(error: &Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.chain().any(|cause| cause.is::<Interrupted>()) {
-        eprintln!("interrupted: what was finished is kept, the same command goes on from there");
+        // A context, where there is one, says what is kept.
+        let said = error.to_string();
+        let kept = if said == Interrupted.to_string() { "" } else { said.as_str() };
+        eprintln!("interrupted{}{kept}", if kept.is_empty() { "" } else { ": " });
         return ExitCode::from(1);
     }
     eprintln!("{}", describe(error));

@@ -98,6 +98,15 @@ fn schema_prints_columns_and_the_pipelines_json_schema() {
 }
 
 #[test]
+fn the_generators_files_are_read_back_and_languages_go_by_any_name() {
+    let place = Place::new();
+    place.run("synth --languages en,zh --tasks math --train 2 --out raw").ok();
+    assert!(place.path("raw/math.zh-Hans.train.jsonl").exists());
+    place.run("ingest raw --out examples").ok();
+    assert!(place.path("examples/examples.parquet").exists());
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let place = Place::new();
     let mut child = place.start("schema pipeline");

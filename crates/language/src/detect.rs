@@ -60,6 +60,11 @@ impl Detector {
         format!("{NAME}; candidates {candidates}")
     }
 
+    /// Whether the experiment names this language (English always).
+    pub fn is_candidate(&self, lang: &str) -> bool {
+        self.candidates.iter().any(|candidate| candidate == lang)
+    }
+
     /// Whether the detector can tell this language (it cannot tell Swahili).
     pub fn knows(&self, lang: &str) -> bool {
         normalise(lang).is_some_and(|tag| self.knows_tag(&tag))

@@ -103,11 +103,8 @@ pub fn run(
     bar.finish();
     let validation: Vec<usize> =
         drawn.validation.iter().flat_map(|cell| cell.rows.iter().copied()).collect();
-    parquet::write(
-        &out.join("validation.parquet"),
-        &EXAMPLES,
-        &mut chosen.take(&validation, pool)?,
-    )?;
+    let mut validation = output::validation_frame(chosen.take(&validation, pool)?)?;
+    parquet::write(&out.join("validation.parquet"), &EXAMPLES, &mut validation)?;
     parquet::write(
         &out.join("leaks.parquet"),
         &LEAKS,
@@ -193,10 +190,11 @@ impl Drawn {
             .filter(|cell| (cell.rows.len() as u64) < self.grid.validation_rows)
         {
             context.warn(format!(
-                "validation has {} rows of {} in {}",
+                "validation has {} rows of {} in {}, of the {} asked for",
                 count(cell.rows.len() as u64),
                 cell.task,
-                cell.lang
+                cell.lang,
+                count(self.grid.validation_rows)
             ));
         }
     }

@@ -10,8 +10,8 @@ use artifact::{
     example::messages_of,
     polars::frame::builder::DataFrameBuilder,
     polars::prelude::{
-        Column, DataFrame, DataType, IdxCa, IdxSize, IntoColumn, IntoSeries, NamedFrom, Series,
-        StructChunked,
+        ChunkFull, Column, DataFrame, DataType, IdxCa, IdxSize, IntoColumn, IntoSeries, NamedFrom,
+        Series, StringChunked, StructChunked,
     },
 };
 use polars_arrow::array::builder::ShareStrategy;
@@ -159,6 +159,13 @@ pub(crate) fn mixture_frame(
         examples.columns().iter().filter(|column| !own.contains(&column.name().as_str())).cloned(),
     );
     Ok(DataFrame::new(rows.len(), columns)?)
+}
+
+/// The validation rows: whatever split they were held out of, they validate now.
+pub(crate) fn validation_frame(mut rows: DataFrame) -> Result<DataFrame> {
+    let split = StringChunked::full("split".into(), "validation", rows.height());
+    rows.with_column(split.into_column())?;
+    Ok(rows)
 }
 
 /// The `mixtures` index: factors, and rows and tokens as realised.

@@ -260,6 +260,8 @@ fn validation_rows_are_in_no_mixture() {
     assert_eq!(held_out, [("en", 5, false), ("es", 5, true), ("zh-Hans", 5, true)]);
     let validation = parquet::read(&run.out("validation.parquet"), Some(&EXAMPLES)).unwrap();
     assert_eq!(validation.height(), 15);
+    // Rows held out of the training split are validation rows from here on.
+    assert!(strings(&validation, "split").iter().all(|split| split == "validation"));
     let items = strings(&validation, "item_id");
     for mixture in &summary.mixtures {
         let trained = strings(&run.mixture(&mixture.mixture_id), "item_id");

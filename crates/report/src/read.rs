@@ -253,13 +253,20 @@ struct Reader {
     designs: HashMap<Design, u32>,
     replicates: HashMap<Replicate, u32>,
     scored: HashSet<Key>,
+    /// Rows left out and the files they are in, by reason.
+    left_out: BTreeMap<&'static str, (u64, usize)>,
 }
+
+/// Why a row is left out.
+const NO_SCORE: &str = "no score (the metric does not apply to them; `detail` says why)";
+const NO_N: &str =
+    "no n (examples per language in training; `isogloss generate --factor n=N` gives it)";
 
 impl Reader {
     fn file(&mut self, path: &Path, map: &BTreeMap<String, String>) -> Result<()> {
         let source = Source::open(path, map)?;
         let columns = Columns::load(&source)?;
-        let (mut unscored, mut without_n) = (0, 0);
+        let (mut unscored, mut without_n) = (0u64, 0u64);
         for row in 0..source.rows() {
             match (columns.n.get(row), columns.value.get(row).filter(|value| value.is_finite())) {
                 (None, _) => without_n += 1,
@@ -270,12 +277,10 @@ impl Reader {
         let name = path
             .file_name()
             .map_or_else(|| "standard input".into(), |name| name.to_string_lossy().into_owned());
-        for (count, what) in [(unscored, "no finite score"), (without_n, "no n")] {
-            if count > 0 {
-                self.scores.notes.push(format!(
-                    "{name}: {} rows with {what} are left out",
-                    artifact::text::count(count)
-                ));
+        for (rows, reason) in [(unscored, NO_SCORE), (without_n, NO_N)] {
+            if rows > 0 {
+                let total = self.left_out.entry(reason).or_default();
+                *total = (total.0 + rows, total.1 + 1);
             }
         }
         let hash =
@@ -363,9 +368,19 @@ impl Reader {
 
     fn finish(mut self) -> Result<Scores> {
         let scores = &mut self.scores;
+        for (reason, (rows, files)) in &self.left_out {
+            let rows = artifact::text::count(*rows);
+            let of_files = if *files > 1 { format!(" of {files} files") } else { String::new() };
+            scores.notes.push(format!("{rows} rows{of_files} have {reason} and are left out"));
+        }
         if scores.rows.is_empty() {
             let files: Vec<_> = scores.files.iter().map(|file| file.name.as_str()).collect();
-            bail_user!("no scores in {}: there is nothing to report on", files.join(", "));
+            let left_out: Vec<_> = scores.notes.iter().map(|note| format!("\n  {note}")).collect();
+            bail_user!(
+                "no scores in {}: there is nothing to report on{}",
+                files.join(", "),
+                left_out.concat()
+            );
         }
         for (metric, signatures) in &scores.signatures {
             if signatures.len() > 1 {

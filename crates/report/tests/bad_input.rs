@@ -155,7 +155,7 @@ fn scores_that_are_missing_or_no_numbers_are_left_out_and_counted() {
         "{HEAD}en,0,0.9,\"en,es\"\nes,0,,\"en,es\"\nar,0,NaN,\"en,es\"\nth,,0.4,\"en,es\"\npt,0,0.3,\"en,es\"\n"
     ));
     assert!(
-        made.summary.notes.iter().any(|note| note.contains("2 rows with no finite score")),
+        made.summary.notes.iter().any(|note| note.contains("2 rows have no score")),
         "{:?}",
         made.summary.notes
     );

@@ -289,6 +289,13 @@ impl Generator<'_> {
     fn extend(&mut self, slot: &mut Option<Active>, logits: &[f32]) -> Result<()> {
         let Some(mut active) = slot.take() else { return Ok(()) };
         let example_id = &active.waiting.example.example_id;
+        if logits.iter().any(|logit| logit.is_nan()) {
+            bail_user!(
+                "the model's answer to {example_id} breaks down at token {}: its logits are not numbers; \
+                 the weights are damaged or a training diverged",
+                active.generated.len() + 1
+            );
+        }
         let token = self.sampler.choose(logits, example_id, active.generated.len());
         if self.stop_ids.binary_search(&token).is_ok() {
             let text = self.encoder.tokenizer.decode(&active.generated)?;

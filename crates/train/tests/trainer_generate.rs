@@ -182,6 +182,14 @@ fn the_users_faults_are_named() {
     assert!(is_user(&error) && error.to_string().contains("no rows"), "{error}");
     let error = run(&GenerateConfig { top_p: 0.0, ..config(4, 1) }, &answers.model, &prompts);
     assert!(is_user(&error) && error.to_string().contains("top_p"), "{error}");
+    write_examples(&prompts, &sums(2));
+    let weights = answers.model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[header..].fill(0xff);
+    std::fs::write(&weights, bytes).unwrap();
+    let error = run(&config(4, 1), &answers.model, &prompts);
+    assert!(is_user(&error) && error.to_string().contains("not numbers"), "{error}");
     std::fs::remove_file(answers.model.join("tokenizer.json")).unwrap();
     let error = run(&config(4, 1), &answers.model, &prompts);
     assert!(is_user(&error) && error.to_string().contains("tokenizer.json"), "{error}");

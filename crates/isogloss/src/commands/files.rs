@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use artifact::schema::{EXAMPLES, Schema};
+use artifact::store::is_in_an_output;
 use artifact::{Context, arrow, parquet, publish};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -103,10 +104,39 @@ impl Input {
         Err(problem.unwrap_or_else(|| anyhow!("no schema to read stdin by")))
     }
 
+    /// Opens an input of a stage that streams it through `artifact::arrow`, which reads what isogloss wrote and nothing
+    /// else: any other file is read by polars and written anew.
+    pub fn own(path: &Path, schemas: &[&'static Schema]) -> Result<Input> {
+        let input = Input::open(path, schemas)?;
+        if input._spooled.is_some() || is_in_an_output(&input.path)? {
+            return Ok(input);
+        }
+        let scratch = Scratch::new()?;
+        let name = input.path.file_name().unwrap_or_default();
+        let spooled = scratch.path().join(name).with_extension("parquet");
+        let mut problem = None;
+        for schema in schemas {
+            match rewrite(&input.path, &spooled, schema) {
+                Ok(()) => return Ok(Input { path: spooled, _spooled: Some(scratch) }),
+                Err(error) => problem = Some(error),
+            }
+        }
+        Err(problem.unwrap_or_else(|| anyhow!("no schema to read {} by", path.display())))
+    }
+
     /// Opens several files of examples.
     pub fn examples(paths: &[PathBuf]) -> Result<Vec<Input>> {
         paths.iter().map(|path| Input::open(path, &[&EXAMPLES])).collect()
     }
+}
+
+/// Copies a table row group by row group, checked and with the schema's types.
+fn rewrite(from: &Path, to: &Path, schema: &'static Schema) -> Result<()> {
+    let mut writer = parquet::Writer::create(to, schema)?;
+    for group in parquet::row_groups(from, Some(schema))? {
+        writer.write(&group?)?;
+    }
+    writer.finish()
 }
 
 /// The paths of opened inputs.

@@ -8,7 +8,7 @@ use ::train::encoder::{Encoder, Tokens, plain_text};
 use anyhow::Result;
 use artifact::example::{frame_to_examples, messages_of};
 use artifact::parquet::{read_columns, row_groups};
-use artifact::polars::prelude::{AnyValue, DataFrame};
+use artifact::polars::prelude::{AnyValue, DataFrame, DataType};
 use artifact::schema::{ALL, EXAMPLES, MIXTURE, Schema};
 use artifact::text::{TextTable, count, shorten};
 use artifact::{Example, Message, bail_user};
@@ -74,6 +74,20 @@ fn schema_of(frame: &DataFrame) -> Option<&'static Schema> {
     ALL.iter().filter(fits).max_by_key(known).copied()
 }
 
+/// A type's name as the schemas write it.
+fn type_name(kind: &DataType) -> String {
+    let known = match kind {
+        DataType::String => "string",
+        DataType::Boolean => "bool",
+        DataType::Int32 => "int32",
+        DataType::Int64 => "int64",
+        DataType::Float32 => "float32",
+        DataType::Float64 => "float64",
+        other => return other.to_string(),
+    };
+    known.to_owned()
+}
+
 fn columns(frame: &DataFrame, schema: Option<&Schema>) -> String {
     let mut table = TextTable::new(&["column", "type", "meaning"]);
     for column in frame.columns() {
@@ -81,7 +95,7 @@ fn columns(frame: &DataFrame, schema: Option<&Schema>) -> String {
             schema.columns.iter().find(|known| known.name == column.name().as_str())
         });
         let kind =
-            known.map_or_else(|| column.dtype().to_string(), |known| known.kind.name().to_owned());
+            known.map_or_else(|| type_name(column.dtype()), |known| known.kind.name().to_owned());
         let meaning = known.map_or("", |known| known.meaning);
         table.row(vec![column.name().to_string(), kind, meaning.to_owned()]);
     }

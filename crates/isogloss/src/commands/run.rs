@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ::mix::{Planned, mixtures_table};
 use ::train::config::Device;
 use anyhow::{Context as _, Result};
+use artifact::error::is_interrupted;
 use artifact::store::{Store, Stored};
 use artifact::text::TextTable;
 use artifact::{Context, bail_user, hash};
@@ -74,7 +75,15 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         (_, Some(stage)) => Selection::From(stage),
         _ => Selection::All,
     };
-    let outcome = runner.run(selection, args.jobs.into(), ctx)?;
+    let outcome =
+        runner.run(selection, args.jobs.into(), ctx).map_err(|error| {
+            match is_interrupted(&error) {
+                true => {
+                    error.context("what was finished is kept, the same command goes on from there")
+                }
+                false => error,
+            }
+        })?;
     if let Some(report) = &outcome.report {
         print(format!("{report}\n"))?;
     }

@@ -61,6 +61,9 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     if !args.languages.is_empty() {
         config.languages = args.languages;
     }
+    for tag in &mut config.languages {
+        *tag = language::canonical(tag)?;
+    }
     if !args.tasks.is_empty() {
         config.tasks = args.tasks;
     }

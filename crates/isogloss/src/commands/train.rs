@@ -142,8 +142,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
             args.out.display()
         ));
     }
-    let train = Input::open(&args.data, &[&MIXTURE, &EXAMPLES])?;
-    let validation = args.validation.map(|path| Input::open(&path, &[&EXAMPLES])).transpose()?;
+    let train = Input::own(&args.data, &[&MIXTURE, &EXAMPLES])?;
+    let validation = args.validation.map(|path| Input::own(&path, &[&EXAMPLES])).transpose()?;
     let data = TrainData {
         train: train.path.clone(),
         validation: validation.as_ref().map(|input| input.path.clone()),

@@ -48,7 +48,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// A section that names no languages works on those of `[languages]`.
+    /// A section that names no languages, or is not there, works on those of `[languages]`.
     fn fill_languages(&mut self) -> Result<()> {
         for tag in self.languages.seen.iter_mut().chain(&mut self.languages.unseen) {
             *tag = language::canonical(tag).context("in [languages]")?;
@@ -63,13 +63,14 @@ impl Pipeline {
         fill(&mut self.prompts.languages, &all);
         if let Some(synth) = &mut self.synth {
             fill(&mut synth.added.languages, &all);
+            for tag in &mut synth.added.languages {
+                *tag = language::canonical(tag).context("in [synth] languages")?;
+            }
             if !synth.added.languages.is_empty() {
                 synth.stage.languages.clone_from(&synth.added.languages);
             }
         }
-        if let Some(eval) = &mut self.eval {
-            fill(&mut eval.languages, &all);
-        }
+        fill(&mut self.eval.get_or_insert_default().languages, &all);
         if let Some(design) = &mut self.mix
             && design.language_sets.is_empty()
             && design.preset != Some(mix::Preset::StudyScript)
@@ -198,4 +199,24 @@ fn name_model(model: &mut Model) -> Result<()> {
         model.name = name;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_section_works_on_the_pipelines_languages() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.toml");
+        let text = "name = \"p\"\n[languages]\nseen = [\"en\", \"zh\"]\nunseen = [\"French\"]\n\
+                    [synth]\nlanguages = [\"zh\"]\n[tokenizer]\nvocab_size = 400\n\
+                    [[model]]\nname = \"m\"\ninit = { hidden_size = 16, num_hidden_layers = 1, num_attention_heads = 2 }\n";
+        std::fs::write(&file, text).unwrap();
+        let pipeline = load(&file).unwrap();
+        let all = ["en", "zh-Hans", "fr"];
+        assert_eq!(pipeline.ingest.languages, all);
+        assert_eq!(pipeline.eval.unwrap().languages, all, "also where there is no [eval]");
+        assert_eq!(pipeline.synth.unwrap().languages, ["zh-Hans"]);
+    }
 }

@@ -70,8 +70,24 @@ impl Model {
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let path = dir.join(SINGLE);
         safetensors::serialize_to_file(tensors, Some(metadata), &path)
-            .with_context(|| format!("cannot write {}", path.display()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        make_readable(&path)
     }
+}
+
+/// The crate writes through a temporary file that only its owner may read; a model folder is to be
+/// shared as its other files are.
+fn make_readable(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let like = path.with_file_name("config.json");
+        let mode = std::fs::metadata(&like).map(|found| found.permissions().mode());
+        let mode = mode.with_context(|| format!("cannot read {}", like.display()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+            .with_context(|| format!("cannot share {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A tensor on its way into a file.
