@@ -104,7 +104,7 @@ def main():
         return peer(shape, work, int(batch), options.threads, options.seconds)
 
     engine, interpreter = options.engine or common.build(), common.peers(options.venv, ["torch", "transformers"])
-    common = ["--threads", str(options.threads), "--seconds", str(options.seconds)]
+    flags = ["--threads", str(options.threads), "--seconds", str(options.seconds)]
     print(f"{'shape':6} {'work':9} {'batch':>5} {'isogloss':>10} {'PyTorch':>10} {'ratio':>6} {'asked':>6}   tokens/s, {options.threads} threads")
     short = False
     for shape, work, batch, asked in CASES:
@@ -112,8 +112,8 @@ def main():
             continue
         ours, theirs = [], []
         for _ in range(options.rounds):
-            ours.append(run([engine, "--shape", shape, "--work", work, "--batch", str(batch), *common], options.threads))
-            theirs.append(run([interpreter, __file__, "--peer", shape, work, str(batch), *common], options.threads))
+            ours.append(run([engine, "--shape", shape, "--work", work, "--batch", str(batch), *flags], options.threads))
+            theirs.append(run([interpreter, __file__, "--peer", shape, work, str(batch), *flags], options.threads))
         ratio = statistics.median(a / b for a, b in zip(ours, theirs))
         short |= ratio < asked
         print(f"{shape:6} {work:9} {batch:5} {statistics.median(ours):10.1f} {statistics.median(theirs):10.1f} {ratio:6.2f} {asked:6.1f}", flush=True)

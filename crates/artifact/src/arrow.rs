@@ -146,7 +146,7 @@ impl<'a> Group<'a> {
             ))
         };
         let list = self.array("messages").ok_or_else(shape)?;
-        let (offsets, values): (Vec<usize>, &Box<dyn Array>) =
+        let (offsets, values): (Vec<usize>, _) =
             if let Some(list) = list.as_any().downcast_ref::<ListArray<i32>>() {
                 (list.offsets().iter().map(|&offset| offset as usize).collect(), list.values())
             } else if let Some(list) = list.as_any().downcast_ref::<ListArray<i64>>() {

@@ -3,8 +3,9 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Cursor, Read},
+    io::{self, BufWriter, Cursor, Read, Write},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
 
 use anyhow::{Context as _, Result};
@@ -247,15 +248,60 @@ pub fn write(path: &Path, schema: &'static Schema, df: &mut DataFrame) -> Result
 pub struct Writer {
     path: PathBuf,
     schema: &'static Schema,
-    writer: Option<BatchedWriter<BufWriter<File>>>,
+    writer: Option<BatchedWriter<BufWriter<Watched>>>,
+    failure: Failure,
     pending: Option<DataFrame>,
     rows: u64,
+}
+
+/// Why writing to a file failed last.
+type Failure = Arc<Mutex<Option<io::Error>>>;
+
+/// A file that notes why writing to it failed: the Parquet writer's errors do not always say so.
+struct Watched {
+    file: File,
+    failure: Failure,
+}
+
+impl Watched {
+    fn note(&self, error: io::Error) -> io::Error {
+        let again = error.raw_os_error().map(io::Error::from_raw_os_error);
+        if let Ok(mut failure) = self.failure.lock() {
+            *failure = Some(again.unwrap_or_else(|| error.kind().into()));
+        }
+        error
+    }
+}
+
+impl Write for Watched {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).map_err(|error| self.note(error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush().map_err(|error| self.note(error))
+    }
 }
 
 impl Writer {
     /// A writer to a new file (an old one is replaced).
     pub fn create(path: &Path, schema: &'static Schema) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), schema, writer: None, pending: None, rows: 0 })
+        Ok(Self {
+            path: path.to_owned(),
+            schema,
+            writer: None,
+            failure: Failure::default(),
+            pending: None,
+            rows: 0,
+        })
+    }
+
+    /// The error for a failure of the Parquet writer, with the file system's reason where there is one.
+    fn explain(&self, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        let reason = self.failure.lock().ok().and_then(|mut failure| failure.take());
+        reason
+            .map_or_else(|| error.into(), anyhow::Error::from)
+            .context(format!("cannot write {}", self.path.display()))
     }
 
     /// Rows written so far.
@@ -305,6 +351,7 @@ impl Writer {
                     (SCHEMA_KEY.to_owned(), self.schema.artifact.to_owned()),
                     (VERSION_KEY.to_owned(), self.schema.version_text()),
                 ];
+                let file = Watched { file, failure: self.failure.clone() };
                 let writer = ParquetWriter::new(BufWriter::new(file))
                     .with_compression(ParquetCompression::Zstd(None))
                     .with_key_value_metadata(Some(KeyValueMetadata::from_static(pairs)))
@@ -313,8 +360,10 @@ impl Writer {
                 self.writer.insert(writer)
             }
         };
-        if group.height() > 0 {
-            writer.write_batch(&group).with_context(context)?;
+        if group.height() > 0
+            && let Err(error) = writer.write_batch(&group)
+        {
+            return Err(self.explain(error));
         }
         Ok(())
     }
@@ -326,11 +375,10 @@ impl Writer {
             let empty = self.pending.take().unwrap_or_else(|| self.schema.empty());
             self.write_group(empty)?;
         }
-        if let Some(writer) = &self.writer {
-            let context = || format!("cannot write {}", self.path.display());
-            writer.finish().with_context(context)?;
+        match self.writer.as_ref().map(BatchedWriter::finish) {
+            Some(Err(error)) => Err(self.explain(error)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -342,6 +390,17 @@ mod tests {
         example::{examples_to_frame, frame_to_examples, sample},
         schema::{EXAMPLES, SCORES},
     };
+
+    #[test]
+    fn a_full_disk_is_named_wherever_it_is_met() {
+        // /dev/full answers every write with ENOSPC: of few rows it is the footer that meets it.
+        for rows in [1, 2_000] {
+            let mut frame = examples_to_frame(&sample(rows)).unwrap();
+            let error = write(Path::new("/dev/full"), &EXAMPLES, &mut frame).unwrap_err();
+            let said = format!("{error:#}");
+            assert!(said.contains("/dev/full") && said.contains("No space left"), "{said}");
+        }
+    }
 
     #[test]
     fn a_file_comes_back_whole_by_columns_and_by_row_groups() {

@@ -90,7 +90,8 @@ impl ColumnSpec {
         if *column.dtype() == dtype {
             return Ok(column.clone());
         }
-        if !self.kind.accepts(column.dtype()) && !(self.nullable && column.dtype().is_null()) {
+        let absent = self.nullable && column.dtype().is_null();
+        if !absent && !self.kind.accepts(column.dtype()) {
             bail_user!(
                 "{}: column `{}` holds {}, where {} is needed ({})",
                 path.display(),

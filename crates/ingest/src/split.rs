@@ -334,12 +334,13 @@ mod tests {
         }
     }
 
-    /// Rows as (line, number, text), and the lines and sizes of those over the limit.
-    fn rows(
-        text: &str,
-        boundary: Boundary,
-        limit: usize,
-    ) -> (Vec<(u64, u64, String)>, Vec<(u64, u64)>) {
+    /// A row's line, number and text.
+    type Found = (u64, u64, String);
+    /// The line and the bytes of a row over the limit.
+    type TooLong = (u64, u64);
+
+    /// The rows of `text`, and those over the limit.
+    fn rows(text: &str, boundary: Boundary, limit: usize) -> (Vec<Found>, Vec<TooLong>) {
         let mut splitter = Splitter::new(Drip(text.as_bytes(), 0), boundary, limit, false);
         let (mut rows, mut long) = (Vec::new(), Vec::new());
         while let Some(block) = splitter.next_block().unwrap() {
@@ -350,7 +351,7 @@ mod tests {
         (rows, long)
     }
 
-    fn row(line: u64, number: u64, text: &str) -> (u64, u64, String) {
+    fn row(line: u64, number: u64, text: &str) -> Found {
         (line, number, text.to_string())
     }
 

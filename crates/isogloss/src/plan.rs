@@ -69,6 +69,14 @@ pub struct Run {
     pub factors: Factors,
 }
 
+/// What a run may train on; the fields are those of [`Run`].
+#[derive(Default)]
+struct TrainingSet {
+    mixture: Option<String>,
+    tasks: Vec<String>,
+    factors: Factors,
+}
+
 /// One step: a stage, of the whole pipeline or of one run.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -114,10 +122,10 @@ impl Plan {
 
     /// Every model × mixture × training seed, mixtures first so that the first results are comparable.
     fn expand(&mut self) -> Result<()> {
-        let points = self.points()?;
+        let sets = self.training_sets()?;
         for seed in self.pipeline.train_seeds() {
             for model in 0..self.pipeline.models.len() {
-                for (mixture, tasks, factors) in &points {
+                for TrainingSet { mixture, tasks, factors } in &sets {
                     let name = &self.pipeline.models[model].name;
                     let id = mixture.as_deref().unwrap_or("all");
                     self.runs.push(Run {
@@ -138,14 +146,18 @@ impl Plan {
         Ok(())
     }
 
-    /// The mixtures of the design, each with its tasks and its factors.
-    fn points(&self) -> Result<Vec<(Option<String>, Vec<String>, Factors)>> {
+    /// The mixtures of the design; without one, all examples as one set.
+    fn training_sets(&self) -> Result<Vec<TrainingSet>> {
         let Some(design) = &self.pipeline.mix else {
-            return Ok(vec![(None, Vec::new(), Factors::default())]);
+            return Ok(vec![TrainingSet::default()]);
         };
         let points = mix::expand(design)?.into_iter();
         Ok(points
-            .map(|point| (Some(point.mixture_id.clone()), point.tasks(), point.factors))
+            .map(|point| TrainingSet {
+                tasks: point.tasks(),
+                mixture: Some(point.mixture_id),
+                factors: point.factors,
+            })
             .collect())
     }
 

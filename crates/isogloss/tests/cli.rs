@@ -2,6 +2,7 @@
 
 mod common;
 
+use artifact::polars::prelude::{ParquetCompression, ParquetWriter};
 use common::Place;
 
 const COMMANDS: [&str; 14] = [
@@ -104,6 +105,33 @@ fn the_generators_files_are_read_back_and_languages_go_by_any_name() {
     assert!(place.path("raw/math.zh-Hans.train.jsonl").exists());
     place.run("ingest raw --out examples").ok();
     assert!(place.path("examples/examples.parquet").exists());
+}
+
+#[test]
+fn training_takes_a_table_that_another_tool_wrote() {
+    let place = Place::new();
+    place.run("synth --languages en --tasks math --train 20 --out raw").ok();
+    place.run("ingest raw --out ours").ok();
+    place.run("tokenizer --data ours --vocab-size 400 --out tok").ok();
+    place.write("shape.toml", "hidden_size = 16\nnum_hidden_layers = 1\nnum_attention_heads = 2\n");
+    let ours = place.path("ours/examples.parquet");
+    let mut frame = artifact::parquet::read(&ours, None).expect("our own table");
+    let theirs = std::fs::File::create(place.path("theirs.parquet")).expect("a file");
+    // Snappy is what pyarrow, pandas and Spark write.
+    ParquetWriter::new(theirs)
+        .with_compression(ParquetCompression::Snappy)
+        .finish(&mut frame)
+        .expect("a table of theirs");
+    let train = "train --init shape.toml --tokenizer tok --steps 1 --batch-size 2";
+    place.run(&format!("{train} --data theirs.parquet --out from-theirs")).ok();
+    place.run(&format!("{train} --data ours --out from-ours")).ok();
+    let weights = |out: &str| {
+        std::fs::read(place.path(out).join("model/model.safetensors")).expect("the weights")
+    };
+    assert_eq!(weights("from-theirs"), weights("from-ours"));
+    place.write("cut.parquet", "PAR1 and no more");
+    let message = place.run(&format!("{train} --data cut.parquet --out cut")).user_error();
+    assert!(message.contains("cut.parquet: not a complete Parquet file"), "{message}");
 }
 
 #[test]

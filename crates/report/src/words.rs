@@ -18,8 +18,8 @@ pub(crate) enum Unit {
 
 impl Unit {
     /// The unit of a metric with these values.
-    pub fn of(metric: &str, values: impl Iterator<Item = f64>) -> Unit {
-        let within = values.fold(true, |all, value| all && (0.0..=1.0).contains(&value));
+    pub fn of(metric: &str, mut values: impl Iterator<Item = f64>) -> Unit {
+        let within = values.all(|value| (0.0..=1.0).contains(&value));
         let share = ["acc", "match", "rate", "language", "pass"]
             .iter()
             .any(|word| metric.to_lowercase().contains(word));

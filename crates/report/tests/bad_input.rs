@@ -160,7 +160,7 @@ fn scores_that_are_missing_or_no_numbers_are_left_out_and_counted() {
         made.summary.notes
     );
     assert!(
-        made.summary.notes.iter().any(|note| note.contains("1 rows with no n")),
+        made.summary.notes.iter().any(|note| note.contains("1 rows have no n")),
         "{:?}",
         made.summary.notes
     );

@@ -403,7 +403,7 @@ fn is_vowel(letter: char) -> bool {
 /// Whether the Korean reading of a syllable or digit ends in a consonant.
 fn ends_in_consonant(letter: char) -> bool {
     match letter {
-        '가'..='힣' => (letter as u32 - '가' as u32) % 28 != 0,
+        '가'..='힣' => !(letter as u32 - '가' as u32).is_multiple_of(28),
         _ => "013678lmnr".contains(letter),
     }
 }

@@ -308,7 +308,7 @@ mod tests {
         checkpoints.whole("step-1", |folder| Ok(fs::write(folder.join("a"), "1")?)).unwrap();
         // /dev/full answers every write with ENOSPC.
         let error = checkpoints
-            .whole("step-2", |_| Ok(fs::write("/dev/full", "x").context("weights")?))
+            .whole("step-2", |_| fs::write("/dev/full", "x").context("weights"))
             .unwrap_err();
         assert!(is_user(&error) && error.to_string().contains("disk is full"), "{error:#}");
         assert_eq!(checkpoints.last_folder().unwrap(), Some(checkpoints.root.join("step-1")));

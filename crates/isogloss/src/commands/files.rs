@@ -38,10 +38,15 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// The file that a path names: an output folder of ours stands for its main table.
+/// The file that a path names: an output folder of ours stands for its main table. Prompts are examples under another name.
 pub fn table(path: &Path, schemas: &[&Schema]) -> PathBuf {
-    let inside = schemas.iter().map(|schema| path.join(format!("{}.parquet", schema.artifact)));
-    inside.filter(|file| file.exists()).next().unwrap_or_else(|| path.to_owned())
+    let names = schemas.iter().map(|schema| schema.artifact);
+    let prompts = schemas.iter().any(|schema| schema.artifact == EXAMPLES.artifact);
+    let names = names.chain(prompts.then_some("prompts"));
+    names
+        .map(|name| path.join(format!("{name}.parquet")))
+        .find(|file| file.exists())
+        .unwrap_or_else(|| path.to_owned())
 }
 
 /// The same for several paths.
