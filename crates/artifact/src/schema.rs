@@ -104,6 +104,22 @@ impl ColumnSpec {
         Ok(column.cast(&dtype)?)
     }
 
+    /// Text and whole numbers that an artifact needs stand in every row. A float may be null: a
+    /// score that does not apply.
+    fn refuse_nulls(&self, column: &Column, path: &Path) -> Result<()> {
+        if self.nullable || self.kind == Kind::Float || column.null_count() == 0 {
+            return Ok(());
+        }
+        let row = column.is_null().iter().position(|null| null == Some(true)).unwrap_or_default();
+        bail_user!(
+            "{}: column `{}` is null in row {}; it is needed in every row ({})",
+            path.display(),
+            self.name,
+            row + 1,
+            self.meaning,
+        );
+    }
+
     /// This column with nothing in it.
     pub fn nulls(&self, rows: usize) -> Column {
         Column::full_null(self.name.into(), rows, &self.kind.dtype())
@@ -139,7 +155,10 @@ impl Schema {
     pub fn conform(&self, mut df: DataFrame, path: &Path) -> Result<DataFrame> {
         for spec in self.columns {
             let column = match df.column(spec.name) {
-                Ok(found) => spec.conform(found, path)?,
+                Ok(found) => {
+                    spec.refuse_nulls(found, path)?;
+                    spec.conform(found, path)?
+                }
                 Err(_) if spec.nullable => spec.nulls(df.height()),
                 Err(_) => return Err(self.missing(spec, &df, path)),
             };
@@ -363,6 +382,18 @@ mod tests {
             text.contains("s.parquet") && text.contains("`value`") && text.contains("`values`"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_null_where_a_value_is_needed_names_the_row() {
+        let mut df =
+            df!("lang" => [Some("en"), None], "task" => ["m", "m"], "metric" => ["m", "m"])
+                .unwrap();
+        df.with_column(Column::new("value".into(), [Some(1.0), None])).unwrap();
+        let text = SCORES.check(&df, Path::new("s.parquet")).unwrap_err().to_string();
+        assert!(text.contains("s.parquet: column `lang` is null in row 2"), "{text}");
+        let without = df.head(Some(1)).vstack(&df.head(Some(1))).unwrap();
+        assert!(SCORES.check(&without, Path::new("s.parquet")).is_ok());
     }
 
     #[test]
