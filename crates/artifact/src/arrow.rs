@@ -195,12 +195,6 @@ fn strings(array: &dyn Array) -> Option<Strings<'_>> {
     }
 }
 
-/// Reads a whole artifact's column names; a cheap look at a file.
-pub fn column_names(path: &Path) -> Result<Vec<String>> {
-    let (schema, _) = open(path)?;
-    Ok(schema.fields.into_iter().map(|field| field.name).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

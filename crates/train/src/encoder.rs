@@ -81,6 +81,16 @@ impl Encoder {
         Ok(Tokens { ids, counted })
     }
 
+    /// Messages as training shows them to a person: a conversation, or plain text where nobody
+    /// answers, as language modelling takes it.
+    pub fn chat_or_text(&self, messages: &[Message]) -> Result<Tokens> {
+        if messages.iter().any(|message| message.role == "assistant") {
+            self.chat(messages)
+        } else {
+            self.text(&plain_text(messages))
+        }
+    }
+
     /// The prompt that an assistant answers: its text and its tokens. Messages that stand after
     /// the last one of user or system are left out.
     pub fn prompt(&self, messages: &[Message]) -> Result<(String, Vec<u32>)> {

@@ -164,11 +164,12 @@ fn a_message_that_the_template_refuses_is_named_with_its_row() {
 
 #[test]
 fn the_tokens_and_mask_of_an_example_can_be_shown() {
-    let shown =
-        train::tokens_with_mask(&fixture("tokenizer"), &example("x", "en", "Hi", "42")).unwrap();
-    let all: String = shown.iter().map(|(text, ..)| text.as_str()).collect();
-    let counted: String =
-        shown.iter().filter(|(.., counted)| *counted).map(|(text, ..)| text.as_str()).collect();
+    let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
+    let shown = encoder.chat_or_text(&example("x", "en", "Hi", "42").messages).unwrap();
+    let text = |ids: &[u32]| encoder.tokenizer.decode_all(ids).unwrap();
+    let all = text(&shown.ids);
+    let pairs = shown.ids.iter().zip(&shown.counted);
+    let counted = text(&pairs.filter(|pair| *pair.1).map(|pair| *pair.0).collect::<Vec<_>>());
     assert_eq!(all, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n42<|im_end|>\n");
     assert_eq!(counted, "42<|im_end|>");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use ::train::encoder::{Encoder, Tokens, plain_text};
+use ::train::encoder::{Encoder, Tokens};
 use anyhow::Result;
 use artifact::example::{frame_to_examples, messages_of};
 use artifact::parquet::{read_columns, row_groups};
@@ -163,11 +163,7 @@ fn tokens(frame: &DataFrame, schema: Option<&Schema>, model: &Path, file: &Path)
     let encoder = Encoder::load(model)?;
     let colours = std::io::stdout().is_terminal();
     for example in frame_to_examples(frame)? {
-        let answered = example.messages.iter().any(|message| message.role == "assistant");
-        let tokens = match answered {
-            true => encoder.chat(&example.messages)?,
-            false => encoder.text(&plain_text(&example.messages))?,
-        };
+        let tokens = encoder.chat_or_text(&example.messages)?;
         let counted = tokens.counted.iter().filter(|&&counted| counted).count();
         let Example { example_id, lang, .. } = &example;
         print(format!(

@@ -238,11 +238,6 @@ impl ModelConfig {
     pub fn field(&self, key: &str) -> Option<&Value> {
         self.fields.get(key)
     }
-
-    /// Sets a field that does not concern the decoder, so that a saved model carries it.
-    pub fn set_field(&mut self, key: &str, value: Value) {
-        self.fields.insert(key.into(), value);
-    }
 }
 
 /// The f64 with the shortest decimal form that reads back as `value`, so that 1e-6 is written as

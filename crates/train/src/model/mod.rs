@@ -165,11 +165,6 @@ impl<B: Backend + Clone> Decoder<B> {
         &self.config
     }
 
-    /// To set fields that a saved model carries along.
-    pub fn config_mut(&mut self) -> &mut ModelConfig {
-        &mut self.config
-    }
-
     /// Number of trained values; a tied head counts once.
     #[must_use]
     pub fn parameter_count(&self) -> usize {
