@@ -1,0 +1,1 @@
+//! Models and data from the Hugging Face Hub.
