@@ -12,17 +12,19 @@ use rayon::prelude::*;
 use crate::ReportConfig;
 use crate::arrange::{self, Arranged, Series};
 use crate::bootstrap::{self, Draws, Estimate, Statistic};
-use crate::findings::Verdict;
+use crate::further::{Answers, Further};
+pub(crate) use crate::quantity::{ALPHA, Change, Measure, Test};
 use crate::read::Group;
 use crate::statistics::holm;
 use crate::words::Unit;
 
-/// A difference counts as clear below this p, after Holm.
-const ALPHA: f64 = 0.05;
-
 /// Everything that the report shows.
 pub(crate) struct Analysis {
     pub curves: Vec<Curve>,
+    /// Everything beyond the curves themselves.
+    pub further: Further,
+    /// The first page.
+    pub answers: Answers,
     pub baseline: i64,
     pub draws: usize,
     pub notes: Vec<String>,
@@ -58,37 +60,11 @@ pub(crate) struct Language {
     pub measure: Measure,
 }
 
-/// An estimate and its difference from the baseline.
-pub(crate) struct Measure {
-    pub estimate: Estimate,
-    /// Of a gap: whether it differs from 0.
-    pub test: Option<Test>,
-    /// `None` at the baseline itself and where there is none.
-    pub change: Option<Change>,
-}
-
-/// A difference from the baseline.
-pub(crate) struct Change {
-    pub from: f64,
-    pub estimate: Estimate,
-    pub test: Test,
-}
-
-/// How a difference stands against 0.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Test {
-    pub p: Option<f64>,
-    /// After Holm over the differences of the same table.
-    pub p_holm: Option<f64>,
-}
-
-impl Test {
-    pub fn verdict(&self) -> Verdict {
-        match self.p_holm {
-            None => Verdict::NoInterval,
-            Some(p) if p < ALPHA => Verdict::Clear,
-            Some(_) => Verdict::WithinNoise,
-        }
+impl Analysis {
+    /// A language at one n of a curve.
+    pub fn language(&self, curve: usize, n: i64, lang: &str) -> Option<&Language> {
+        let point = self.curves[curve].points.iter().find(|point| point.n == n)?;
+        point.languages.iter().find(|one| one.lang == lang)
     }
 }
 
@@ -144,8 +120,14 @@ pub(crate) fn analyse(
     ctx: &Context,
 ) -> Result<Analysis> {
     let (baseline, count) = (config.baseline.n, enough_draws(arranged, config.draws));
-    let mut analysis =
-        Analysis { curves: Vec::new(), baseline, draws: count, notes: arranged.notes.clone() };
+    let mut analysis = Analysis {
+        curves: Vec::new(),
+        further: Further::default(),
+        answers: Answers::default(),
+        baseline,
+        draws: count,
+        notes: arranged.notes.clone(),
+    };
     for task in &arranged.tasks {
         let draws = bootstrap::draw(task, count, config.seed, ctx)?;
         let curves: Vec<Curve> =
@@ -278,7 +260,7 @@ fn point(point: &arrange::Point, base: Option<&arrange::Point>, draws: &Draws) -
     let perf_to_english = summary(&|sides| sides.perf_to_english(draws), absent);
     let mut gap = here.gap().and_then(|statistic| measure(statistic, from(&Sides::gap), draws));
     if let Some(gap) = &mut gap {
-        gap.test = Some(Test { p: gap.estimate.p, p_holm: None });
+        gap.test = Some(Test { p: gap.estimate.p, ..Test::default() });
     }
     let language = |&cell: &usize| {
         let same = |&&before: &&usize| cells[before].lang == cells[cell].lang;
@@ -313,7 +295,7 @@ fn measure(statistic: Statistic, from: Option<Statistic>, draws: &Draws) -> Opti
     let change = from.and_then(|from| {
         let before = draws.estimate(&from)?.value;
         let estimate = draws.estimate(&Statistic::Change(Box::new(statistic), Box::new(from)))?;
-        Some(Change { from: before, test: Test { p: estimate.p, p_holm: None }, estimate })
+        Some(Change { from: before, test: Test { p: estimate.p, ..Test::default() }, estimate })
     });
     Some(Measure { estimate, test: None, change })
 }
