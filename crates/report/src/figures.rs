@@ -16,7 +16,7 @@ use crate::svg::Marker;
 use crate::words::{self, Unit};
 
 /// The classes of a drawing, which a standalone figure carries and the page has once.
-const CHART_CSS: &str = include_str!("chart.css");
+const CHART_CSS: &str = include_str!("../assets/chart.css");
 
 /// A drawn figure.
 pub(crate) struct Figure {

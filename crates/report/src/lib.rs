@@ -19,6 +19,7 @@ mod bootstrap;
 mod chart;
 mod figures;
 mod findings;
+mod forms;
 mod further;
 mod page;
 mod quantity;

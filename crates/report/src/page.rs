@@ -127,7 +127,7 @@ struct ShownSample<'a> {
 pub(crate) fn write(page: &Page, out: &Path) -> Result<()> {
     let mut environment = Environment::new();
     environment
-        .add_template("index.html", include_str!("page.html"))
+        .add_template("index.html", include_str!("../assets/page.html"))
         .context("the page's template")?;
     let html = environment.get_template("index.html")?.render(Serde(view(page)));
     let path = out.join("index.html");
@@ -144,7 +144,7 @@ fn view<'a>(page: &'a Page) -> View<'a> {
     };
     View {
         title: &config.title,
-        style: concat!(include_str!("page.css"), include_str!("chart.css")),
+        style: concat!(include_str!("../assets/page.css"), include_str!("../assets/chart.css")),
         facts: facts(page),
         overall: overall(page.analysis),
         abouts: abouts(&page.summary.findings),

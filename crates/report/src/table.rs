@@ -1,26 +1,27 @@
-//! One table, four forms with the same numbers: CSV (values and interval ends in columns of their
-//! own, unrounded), Markdown, HTML rows and text (rounded, the interval behind its value).
-
-use std::path::Path;
-
-use anyhow::{Context as _, Result};
+//! The one type behind every table: `forms` writes it as CSV, Parquet, Markdown and LaTeX, and
+//! `page` as HTML, so that a number is the same wherever it stands. People's forms round a value and
+//! put its interval behind it; the machines' forms have a column for each end.
 
 use crate::bootstrap::Estimate;
 use crate::words::Unit;
 
-/// A column: its name in a CSV and its title for people.
+/// The `curve` of a row that belongs to none.
+pub(crate) const NO_CURVE: usize = usize::MAX;
+
+/// A column: its name for machines and its title for people.
 #[derive(Clone)]
 pub(crate) struct Column {
     pub name: String,
     pub title: String,
-    kind: Kind,
+    pub kind: Kind,
 }
 
+/// What a column is for, which decides its place among the machines' columns.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(crate) enum Kind {
     /// Names what the row is about.
     Key,
-    /// An estimate: three columns in a CSV, its ends standing behind all values.
+    /// An estimate: three columns for machines, its ends standing behind all values.
     Measure,
     /// Stands behind the interval ends.
     Remark,
@@ -103,36 +104,12 @@ impl Cell {
         }
     }
 
-    /// Value, low and high as a CSV holds them.
-    fn exact(&self) -> [String; 3] {
-        let plain = |text: String| [text, String::new(), String::new()];
-        match self {
-            Cell::Empty => plain(String::new()),
-            Cell::Text(text) => plain(text.clone()),
-            Cell::Count(count) => plain(count.to_string()),
-            Cell::Probability(p) => plain(exact(*p)),
-            Cell::Measure { value, interval, .. } => {
-                let end = |pick: fn((f64, f64)) -> f64| {
-                    interval.map(|ends| exact(pick(ends))).unwrap_or_default()
-                };
-                [exact(*value), end(|ends| ends.0), end(|ends| ends.1)]
-            }
-        }
-    }
-
     fn is_number(&self) -> bool {
         !matches!(self, Cell::Text(_))
     }
 }
 
-/// Six decimals at most; `0` rather than `-0`.
-fn exact(value: f64) -> String {
-    let text = format!("{value:.6}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
-    if text == "-0" { "0".into() } else { text.into() }
-}
-
-/// A row, and the curve of the analysis that it belongs to.
+/// A row, and the curve of the analysis that it belongs to, or [`NO_CURVE`].
 #[derive(Clone)]
 pub(crate) struct Row {
     pub curve: usize,
@@ -176,54 +153,5 @@ impl Table {
         (0..self.columns.len())
             .map(|at| self.rows.iter().all(|row| row.cells[at].is_number()))
             .collect()
-    }
-
-    pub fn write_csv(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(format!("{}.csv", self.name));
-        let context = || format!("writing {}", path.display());
-        let mut writer = csv::Writer::from_path(&path).with_context(context)?;
-        let places = |wanted: fn(Kind) -> bool| {
-            (0..self.columns.len()).filter(move |&at| wanted(self.columns[at].kind))
-        };
-        let values: Vec<usize> = places(|kind| kind != Kind::Remark).collect();
-        let ends: Vec<usize> = places(|kind| kind == Kind::Measure).collect();
-        let remarks: Vec<usize> = places(|kind| kind == Kind::Remark).collect();
-        let line =
-            |value: &dyn Fn(usize) -> String, end: &dyn Fn(usize) -> [String; 2]| -> Vec<String> {
-                let ends = ends.iter().flat_map(|&at| end(at));
-                values
-                    .iter()
-                    .map(|&at| value(at))
-                    .chain(ends)
-                    .chain(remarks.iter().map(|&at| value(at)))
-                    .collect()
-            };
-        let name = |at: usize| self.columns[at].name.clone();
-        writer
-            .write_record(line(&name, &|at| [name(at) + "_low", name(at) + "_high"]))
-            .with_context(context)?;
-        for row in &self.rows {
-            let cells: Vec<[String; 3]> = row.cells.iter().map(Cell::exact).collect();
-            let fields = line(&|at| cells[at][0].clone(), &|at| {
-                [cells[at][1].clone(), cells[at][2].clone()]
-            });
-            writer.write_record(fields).with_context(context)?;
-        }
-        writer.flush().with_context(context)
-    }
-
-    pub fn to_markdown(&self) -> String {
-        let escape = |text: &str| text.replace('|', "\\|").replace('\n', " ");
-        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let rule = self
-            .numeric()
-            .into_iter()
-            .map(|number| if number { "---:" } else { "---" }.to_string());
-        let mut text = line(self.columns.iter().map(|column| escape(&column.title)).collect());
-        text += &line(rule.collect());
-        for row in &self.rows {
-            text += &line(row.cells.iter().map(|cell| escape(&cell.shown())).collect());
-        }
-        text
     }
 }

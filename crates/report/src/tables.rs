@@ -1,8 +1,7 @@
 //! The tables of the report: language × n, Perf-to-EN, seen against unseen, differences from the
-//! baseline; each as CSV and Markdown. Beside them the key table for a terminal.
+//! baseline. Beside them the key table for a terminal.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -11,6 +10,7 @@ use serde::Serialize;
 
 use crate::analyse::{Analysis, Curve, Language, Measure, Point, Test};
 use crate::bootstrap::Estimate;
+use crate::forms;
 use crate::table::{Cell, Column, Row, Table};
 use crate::words::{self, Unit};
 
@@ -59,37 +59,31 @@ pub(crate) fn all(analysis: &Analysis) -> Tables {
 }
 
 impl Tables {
-    /// Writes `tables/*.csv` and `tables/*.md` below `out`.
+    /// Every table that is written.
+    pub fn all(&self) -> Vec<&Table> {
+        vec![&self.languages, &self.perf_to_en, &self.seen_unseen, &self.differences]
+    }
+
+    /// Writes every table in every form below `out/tables`.
     pub fn write(&self, analysis: &Analysis, out: &Path) -> Result<()> {
         let folder = out.join("tables");
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        for table in [&self.languages, &self.perf_to_en, &self.seen_unseen, &self.differences] {
-            table.write_csv(&folder)?;
-            let path = folder.join(format!("{}.md", table.name));
-            std::fs::write(&path, markdown(table, analysis))
-                .with_context(|| format!("writing {}", path.display()))?;
+        for table in self.all() {
+            forms::write(table, &sections(table, analysis), &folder)?;
         }
         Ok(())
     }
 }
 
 /// One section per curve.
-fn markdown(table: &Table, analysis: &Analysis) -> String {
-    let mut text = format!("# {}\n", table.caption);
-    for (at, curve) in analysis.curves.iter().enumerate() {
+fn sections(table: &Table, analysis: &Analysis) -> Vec<(String, Table)> {
+    let section = |(at, curve): (usize, &Curve)| {
         let part = table.part(|curve| curve == at);
-        if !part.rows.is_empty() {
-            let _ = write!(
-                text,
-                "\n## {}: {}{}\n\n",
-                curve.task,
-                curve.metric,
-                words::series_suffix(&curve.series)
-            );
-            text += &part.to_markdown();
-        }
-    }
-    text
+        let heading =
+            format!("{}: {}{}", curve.task, curve.metric, words::series_suffix(&curve.series));
+        (!part.rows.is_empty()).then_some((heading, part))
+    };
+    analysis.curves.iter().enumerate().filter_map(section).collect()
 }
 
 /// The names of the columns that say what a row is about, and a curve's values of them.

@@ -1,5 +1,7 @@
 //! Numbers, names and lists as a reader expects them.
 
+use std::borrow::Cow;
+
 use unicode_width::UnicodeWidthStr;
 
 use crate::arrange::Series;
@@ -137,6 +139,32 @@ pub(crate) fn right_to_left(tag: &str) -> bool {
     })
 }
 
+/// Whether a letter runs from right to left.
+pub(crate) fn is_right_to_left(c: char) -> bool {
+    matches!(c as u32, 0x590..=0x8FF | 0xFB1D..=0xFDFF | 0xFE70..=0xFEFF | 0x1E900..=0x1E95F)
+}
+
+/// Text with its unseen powers made seen: control characters as their pictures (`␀`), and the marks
+/// that would turn the direction of the text around them by name (`[U+202E]`). Joiners and the plain
+/// direction marks, which scripts need, stay.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    let bidi = |c: char| matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let hidden = |c: char| (c.is_control() && c != '\n' && c != '\t') || bidi(c);
+    if !text.chars().any(hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if !hidden(c) => out.push(c),
+            '\0'..='\x1f' => out.extend(char::from_u32(0x2400 + c as u32)),
+            '\x7f' => out.push('␡'),
+            c => out.push_str(&format!("[U+{:04X}]", c as u32)),
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// The parts of a series that have a name, as `aya-7b · single · en+es+fr`.
 pub(crate) fn series(series: &Series) -> String {
     let langs = series.train_langs.replace([',', ' '], "+");
@@ -212,6 +240,12 @@ mod tests {
         let (a, b) = (series("a", "en,es"), series("a", "en,ja"));
         assert_eq!(short_names(&[&a, &b]), ["en+es", "en+ja"]);
         assert_eq!(short_names(&[&a]), [""]);
+    }
+
+    #[test]
+    fn controls_and_direction_overrides_are_shown_and_do_not_act() {
+        assert_eq!(visible("a\0b\u{202E}c\r\n\t"), "a␀b[U+202E]c␍\n\t");
+        assert_eq!(visible("می\u{200C}خواهم"), "می\u{200C}خواهم");
     }
 
     #[test]
