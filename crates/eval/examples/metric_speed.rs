@@ -29,8 +29,7 @@ fn main() -> Result<()> {
         [metric, pairs, scores] => (metric, pairs, Some(scores)),
         _ => bail!("usage: metric_speed METRIC PAIRS.jsonl [SCORES.jsonl]"),
     };
-    let metric: Metric = serde_json::from_value(serde_json::Value::String(metric.clone()))
-        .context("unknown metric")?;
+    let metric = Metric::named(metric).context("unknown metric")?;
     let pairs: Vec<Pair> =
         BufReader::new(std::fs::File::open(pairs).with_context(|| pairs.clone())?)
             .lines()

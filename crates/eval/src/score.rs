@@ -276,11 +276,18 @@ fn text<'a>(name: &str, values: impl Iterator<Item = Option<&'a str>>) -> Column
 /// The task name of rows that have none and are scored by named metrics.
 const UNNAMED: &str = "unnamed";
 
-/// Metrics by task, with what they need.
+/// What each answer is scored by, with what that needs.
 struct Scorer {
-    metrics: HashMap<String, Vec<(Metric, String)>>,
-    marks: HashMap<(String, String), Marks>,
+    /// By task and language.
+    plans: HashMap<(String, String), Plan>,
     detector: Detector,
+}
+
+/// How the answers of one task in one language are scored.
+struct Plan {
+    marks: Marks,
+    /// Each metric with its signature.
+    metrics: Vec<(Metric, String)>,
 }
 
 impl Scorer {
@@ -292,7 +299,7 @@ impl Scorer {
             config.languages.clone()
         };
         let detector = Detector::new(&languages)?;
-        let mut scorer = Scorer { metrics: HashMap::new(), marks: HashMap::new(), detector };
+        let mut plans = HashMap::new();
         for name in survey.tasks.iter().map(String::as_str).chain([UNNAMED]) {
             let known = tasks.get(name);
             let metrics = match (&known, config.metrics.is_empty()) {
@@ -317,15 +324,13 @@ impl Scorer {
             // A task of one's own without a file is read with the answer prefixes of maths.
             let task = known.or_else(|_| tasks.get("math"))?;
             for lang in survey.languages.values() {
-                scorer.marks.insert((name.to_owned(), lang.clone()), task.marks(lang));
+                let signed = |&metric: &Metric| (metric, metric.signature(lang, &detector));
+                let metrics = metrics.iter().map(signed).collect();
+                let plan = Plan { marks: task.marks(lang), metrics };
+                plans.insert((name.to_owned(), lang.clone()), plan);
             }
-            let signed = metrics
-                .into_iter()
-                .map(|metric| (metric, metric.signature(&scorer.detector)))
-                .collect();
-            scorer.metrics.insert(name.to_owned(), signed);
         }
-        Ok(scorer)
+        Ok(Scorer { plans, detector })
     }
 
     /// The scores of each answer of a batch.
@@ -335,19 +340,20 @@ impl Scorer {
             Ok(batch.column(name)?.str()?.rechunk().into_owned())
         };
         let (generations, references) = (column("generation")?, column("reference")?);
-        let no_marks = Marks::default(); // never used: every task and language has its own
         Ok(ids
             .par_iter()
             .enumerate()
             .map(|(at, id)| {
+                let Some(plan) = self.plans.get(&(id.task.clone(), id.lang.clone())) else {
+                    return Vec::new(); // never: the survey saw every task and language
+                };
                 let item = Item {
                     lang: &id.lang,
                     generation: generations.get(at).unwrap_or_default(),
                     reference: references.get(at),
-                    marks: self.marks.get(&(id.task.clone(), id.lang.clone())).unwrap_or(&no_marks),
+                    marks: &plan.marks,
                 };
-                let metrics = self.metrics.get(&id.task).map_or(&[][..], Vec::as_slice);
-                metrics
+                plan.metrics
                     .iter()
                     .map(|(metric, signature)| Score {
                         metric: *metric,

@@ -1,4 +1,5 @@
-//! The means that a scoring run ends with: one table of task and metric by language, over all runs in the input.
+//! The means that a scoring run ends with: one table of task and metric by language, over all runs in the input. For chrF and BLEU
+//! the score of the corpus stands below the mean of its answers.
 //!
 //! Answers without a value (no reference, language not verifiable) are not in the mean; they are counted beside it.
 
@@ -8,7 +9,7 @@ use std::fmt;
 use artifact::text::{TextTable, count};
 use serde::Serialize;
 
-use crate::metric::Metric;
+use crate::metric::{Counts, Metric};
 use crate::score::{Ids, Score};
 
 /// Means by task, metric and language.
@@ -23,6 +24,7 @@ struct Cell {
     sum: f64,
     scored: u64,
     unscored: u64,
+    counts: Option<Counts>,
     /// A reason that is the data's fault, how often, and the first answer it befell.
     faults: BTreeMap<String, (u64, String)>,
 }
@@ -38,6 +40,9 @@ pub struct Mean {
     pub lang: String,
     /// Mean over the answers that have a value.
     pub mean: Option<f64>,
+    /// The corpus score, for a metric that has one (chrF, BLEU): that of the summed counts, which is not the mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<f64>,
     /// Answers that have a value.
     pub answers: u64,
     /// Answers that have none.
@@ -58,6 +63,7 @@ impl Summary {
                     Some(value) => {
                         cell.sum += value;
                         cell.scored += 1;
+                        cell.add(score.value.counts.as_ref());
                     }
                     None => {
                         cell.unscored += 1;
@@ -80,7 +86,8 @@ impl Summary {
             task: task.clone(),
             metric: *metric,
             lang: lang.clone(),
-            mean: (cell.scored > 0).then(|| cell.sum / cell.scored as f64),
+            mean: cell.mean(),
+            corpus: cell.corpus(),
             answers: cell.scored,
             without_value: cell.unscored,
         };
@@ -110,6 +117,23 @@ impl Summary {
     }
 }
 
+impl Cell {
+    fn add(&mut self, counts: Option<&Counts>) {
+        match (&mut self.counts, counts) {
+            (Some(sum), Some(counts)) => sum.add(counts),
+            (sum, counts) => *sum = sum.or(counts.copied()),
+        }
+    }
+
+    fn mean(&self) -> Option<f64> {
+        (self.scored > 0).then(|| self.sum / self.scored as f64)
+    }
+
+    fn corpus(&self) -> Option<f64> {
+        self.counts.as_ref().map(Counts::corpus)
+    }
+}
+
 impl Serialize for Summary {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.means().serialize(serializer)
@@ -128,15 +152,19 @@ impl fmt::Display for Summary {
         let mut table = TextTable::new(&header);
         table.right(&(2..header.len()).collect::<Vec<_>>());
         for ((task, metric), cells) in &self.cells {
-            let mean = |lang: &&str| match cells.get(*lang) {
-                Some(cell) if cell.scored > 0 => format!("{:.3}", cell.sum / cell.scored as f64),
-                _ => "–".to_owned(),
-            };
             let total = |pick: fn(&Cell) -> u64| count(cells.values().map(pick).sum());
-            let mut row = vec![task.clone(), metric.name().to_owned()];
-            row.extend(langs.iter().map(mean));
-            row.extend([total(|cell| cell.scored), total(|cell| cell.unscored)]);
-            table.row(row);
+            let mut add = |name: String, score: fn(&Cell) -> Option<f64>| {
+                let score = |lang: &&str| cells.get(*lang).and_then(score);
+                let scores = langs.iter().map(score);
+                let mut row = vec![task.clone(), name];
+                row.extend(scores.map(|s| s.map_or("–".to_owned(), |s| format!("{s:.3}"))));
+                row.extend([total(|cell| cell.scored), total(|cell| cell.unscored)]);
+                table.row(row);
+            };
+            add(metric.name().to_owned(), Cell::mean);
+            if cells.values().any(|cell| cell.counts.is_some()) {
+                add(format!("{}, corpus", metric.name()), Cell::corpus);
+            }
         }
         write!(f, "{table}")
     }

@@ -8,6 +8,10 @@ use artifact::schema::{EXAMPLES, SCORES};
 use artifact::{Context, Example, Message, error, example, parquet};
 use eval::{Config, Metric, PromptConfig, prompts, run};
 
+fn metric(name: &str) -> Metric {
+    Metric::named(name).expect("a metric")
+}
+
 fn message(role: &str, content: &str) -> Message {
     Message { role: role.into(), content: content.into() }
 }
@@ -250,7 +254,7 @@ fn parquet_and_csv_of_the_same_answers_score_alike() {
     parquet::write(&path, &artifact::schema::GENERATIONS, &mut df).expect("written");
     let csv = "run_id,example_id,item_id,lang,task,generation,reference,prompt,model,n\n\
                a,1,1,ja,summarization,猫が、座った。,猫が座る,p,m,5\na,2,2,en,summarization,\"a cat \"\"sat\"\"\",the cat sat,p,m,5\n";
-    let config = Config { metrics: vec![Metric::RougeL, Metric::Chrf], ..Config::default() };
+    let config = Config { metrics: vec![metric("rouge_l"), Metric::Chrf], ..Config::default() };
     run(&config, &[path], folder.path(), &Context::quiet()).expect("parquet");
     let ours = scores(folder.path());
     let frame = parquet::read(&folder.path().join("scores.parquet"), Some(&SCORES)).expect("read");

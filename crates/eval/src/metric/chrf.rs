@@ -4,108 +4,108 @@
 //! Equal to sacreBLEU 2.6's `sentence_chrf` with its defaults: whitespace dropped before characters are counted, case kept,
 //! precision and recall averaged over the orders that occur in both texts, one reference.
 //!
-//! An n-gram is the first n characters of a suffix. So the suffixes of a text, each cut to 6 characters of 21 bits in a `u128`, are
-//! sorted once, and one merge of two sorted lists per order counts the n-grams they share.
+//! Of a corpus it is the F₂-score of the summed counts (`corpus_chrf`), which is not the mean of its answers' scores.
 
+use super::ngrams::{Suffixes, common};
 use super::tokens::Vocabulary;
 
 const CHARACTER_ORDER: usize = 6;
-const BITS: usize = 21; // a code point plus one, so that 0 means "past the end"
+const WORD_ORDER: usize = 2;
+
+/// How many n-grams of one order the hypothesis has, the reference has, and both have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Order {
+    hypothesis: u64,
+    reference: u64,
+    common: u64,
+}
+
+/// What chrF is computed from: characters of order 1 to 6, then words of order 1 and 2. Counts of several answers add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts([Order; CHARACTER_ORDER + WORD_ORDER]);
+
+impl Counts {
+    /// The counts of one answer, for chrF (`words` 0) or chrF++ (`words` 2).
+    pub fn of(hypothesis: &str, reference: &str, words: usize) -> Counts {
+        let mut counts = Counts::default();
+        let (ours, theirs) = (suffixes(hypothesis), suffixes(reference));
+        for n in 1..=CHARACTER_ORDER {
+            counts.0[n - 1] = Order::of(&ours.grams(n), &theirs.grams(n));
+        }
+        if words > 0 {
+            let mut vocabulary = Vocabulary::default();
+            let hypothesis = word_ids(hypothesis, &mut vocabulary);
+            let reference = word_ids(reference, &mut vocabulary);
+            for n in 1..=words.min(WORD_ORDER) {
+                counts.0[CHARACTER_ORDER + n - 1] = Order::of(
+                    &sorted_word_grams(&hypothesis, n),
+                    &sorted_word_grams(&reference, n),
+                );
+            }
+        }
+        counts
+    }
+
+    /// Adds another answer's counts.
+    pub fn add(&mut self, other: &Counts) {
+        for (sum, order) in self.0.iter_mut().zip(&other.0) {
+            sum.hypothesis += order.hypothesis;
+            sum.reference += order.reference;
+            sum.common += order.common;
+        }
+    }
+
+    /// The score of all answers whose counts are in here.
+    pub fn score(&self) -> f64 {
+        let (mut precision, mut recall, mut orders) = (0.0, 0.0, 0.0);
+        for order in self.0.iter().filter(|order| order.hypothesis > 0 && order.reference > 0) {
+            precision += order.common as f64 / order.hypothesis as f64;
+            recall += order.common as f64 / order.reference as f64;
+            orders += 1.0;
+        }
+        if precision + recall == 0.0 {
+            return 0.0;
+        }
+        let (precision, recall) = (precision / orders, recall / orders);
+        100.0 * (5.0 * precision * recall / (4.0 * precision + recall))
+    }
+}
+
+impl Order {
+    /// Of two sorted lists. As in sacreBLEU an order that the reference is too short for does not count.
+    fn of<T: Ord>(hypothesis: &[T], reference: &[T]) -> Order {
+        if reference.is_empty() {
+            return Order::default();
+        }
+        Order {
+            hypothesis: hypothesis.len() as u64,
+            reference: reference.len() as u64,
+            common: common(hypothesis, reference) as u64,
+        }
+    }
+}
 
 /// chrF (`words` 0) or chrF++ (`words` 2) of `hypothesis` against `reference`.
 pub fn chrf(hypothesis: &str, reference: &str, words: usize) -> f64 {
-    let mut mean = Averages::default();
-    let hypothesis_suffixes = sorted_suffixes(hypothesis);
-    let reference_suffixes = sorted_suffixes(reference);
-    for order in 1..=CHARACTER_ORDER {
-        let shift = BITS * (CHARACTER_ORDER - order);
-        let whole = |gram: &u128| gram & ((1 << BITS) - 1) != 0;
-        let grams = |suffixes: &'_ [u128]| {
-            suffixes.iter().map(|s| s >> shift).filter(whole).collect::<Vec<_>>()
-        };
-        mean.add(&grams(&hypothesis_suffixes), &grams(&reference_suffixes));
-    }
-    if words > 0 {
-        let mut vocabulary = Vocabulary::default();
-        let hypothesis = word_ids(hypothesis, &mut vocabulary);
-        let reference = word_ids(reference, &mut vocabulary);
-        for order in 1..=words {
-            mean.add(&sorted_word_grams(&hypothesis, order), &sorted_word_grams(&reference, order));
-        }
-    }
-    mean.f2()
+    Counts::of(hypothesis, reference, words).score()
 }
 
 /// The variant in sacreBLEU's notation.
 pub fn signature(words: usize) -> &'static str {
     if words == 0 {
-        "chrF2|nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no"
+        "chrF2|nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0"
     } else {
-        "chrF2++|nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no"
+        "chrF2++|nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:2.6.0"
     }
 }
 
-/// Precision and recall summed over the orders that occur in both texts.
-#[derive(Default)]
-struct Averages {
-    precision: f64,
-    recall: f64,
-    orders: f64,
-}
-
-impl Averages {
-    /// Adds one order; both lists are sorted.
-    fn add<T: Ord>(&mut self, hypothesis: &[T], reference: &[T]) {
-        if hypothesis.is_empty() || reference.is_empty() {
-            return;
-        }
-        let common = common(hypothesis, reference) as f64;
-        self.precision += common / hypothesis.len() as f64;
-        self.recall += common / reference.len() as f64;
-        self.orders += 1.0;
-    }
-
-    fn f2(&self) -> f64 {
-        if self.precision + self.recall == 0.0 {
-            return 0.0;
-        }
-        let (precision, recall) = (self.precision / self.orders, self.recall / self.orders);
-        100.0 * (5.0 * precision * recall / (4.0 * precision + recall))
-    }
-}
-
-/// The size of the multiset intersection of two sorted lists.
-fn common<T: Ord>(a: &[T], b: &[T]) -> usize {
-    let (mut i, mut j, mut count) = (0, 0, 0);
-    while i < a.len() && j < b.len() {
-        // without branches: which side moves is as good as random
-        let (x, y) = (&a[i], &b[j]);
-        i += usize::from(x <= y);
-        j += usize::from(y <= x);
-        count += usize::from(x == y);
-    }
-    count
-}
-
-/// Every suffix of the text without whitespace, cut to six characters, sorted.
-fn sorted_suffixes(text: &str) -> Vec<u128> {
-    let mut window = 0u128;
-    let mut suffixes: Vec<u128> = text
-        .chars()
-        .rev()
-        .filter(|&c| !is_space(c))
-        .map(|c| {
-            window = (window >> BITS)
-                | ((u128::from(u32::from(c)) + 1) << (BITS * (CHARACTER_ORDER - 1)));
-            window
-        })
-        .collect();
-    suffixes.sort_unstable();
-    suffixes
+/// The suffixes of the text without whitespace.
+fn suffixes(text: &str) -> Suffixes<CHARACTER_ORDER, 21> {
+    Suffixes::of_reversed(text.chars().rev().filter(|&c| !is_space(c)).map(u32::from))
 }
 
 /// Python's `str.isspace`, which counts the four ASCII separators too.
-fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{1C}'..='\u{1F}')
 }
 

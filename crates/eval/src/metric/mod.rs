@@ -1,11 +1,15 @@
 //! The metrics: each a pure function of texts in a file of its own, with its reference implementation or paper named there.
 //!
-//! A score is nothing without the way it was made, so each metric has a signature. Scales are those of the reference tools: ROUGE-L
-//! and the 0/1 metrics from 0 to 1, chrF from 0 to 100.
+//! A score is nothing without the way it was made, so each metric has a signature in each language. Scales are those of the
+//! reference tools: ROUGE and the 0/1 metrics from 0 to 1, chrF and BLEU from 0 to 100.
 
+pub mod bleu;
+mod bleu_words;
 pub mod chrf;
 pub mod exact_match;
 pub mod fidelity;
+mod names;
+mod ngrams;
 pub mod number;
 pub mod porter;
 pub mod rouge;
@@ -14,36 +18,47 @@ pub mod tokens;
 use exact_match::Marks;
 use fidelity::Fidelity;
 use language::Detector;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+pub use names::METRICS;
+use number::Number;
+use rouge::Rouge;
 use tokens::Tokenizer;
 
-/// A metric by its name in a task file and in the `metric` column.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
+/// A metric; its name in task files and in the `metric` column is in [`METRICS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Metric {
     /// The final number equals the reference's: the strict form where there is one, or else the flexible one.
     ExactMatch,
     /// The number behind the answer prefix equals the reference's.
     ExactMatchStrict,
+    /// The last number of the answer equals the reference's.
+    ExactMatchFlexible,
     /// Whether there is a number behind an answer prefix: its mean is the extraction rate.
     Extracted,
-    /// ROUGE-L over words of any script.
-    RougeL,
-    /// ROUGE-L exactly as Google's rouge-score: ASCII words alone.
-    RougeLAscii,
-    /// The same with the Porter stemmer.
-    RougeLAsciiStemmed,
+    /// Whether there is a number at all.
+    ExtractedFlexible,
+    /// A ROUGE over words of a kind.
+    Rouge(Rouge, Words),
     /// chrF as sacreBLEU's.
     Chrf,
     /// chrF++ as sacreBLEU's.
     ChrfPlusPlus,
+    /// BLEU as sacreBLEU's, with one of its tokenizers or that of the language.
+    Bleu(Option<bleu::Tokenizer>),
     /// Whether the answer is in the language asked for.
     LanguageFidelity,
     /// Whether each of its lines is.
     LinePass,
+}
+
+/// The words of a ROUGE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Words {
+    /// Of any script.
+    Unicode,
+    /// Google's rouge-score: a–z and 0–9.
+    Ascii,
+    /// The same with its stemmer.
+    AsciiStemmed,
 }
 
 /// What is scored: one answer.
@@ -59,66 +74,87 @@ pub struct Item<'a> {
 }
 
 /// A metric's value for one answer.
+#[derive(Debug, Default)]
 pub struct Value {
     /// `None` where the metric does not apply to this answer.
     pub value: Option<f64>,
     /// How it came about: the number found, the language detected, why there is no value.
     pub detail: Option<String>,
+    /// What a corpus score is computed from, for a metric that has one.
+    pub counts: Option<Counts>,
+}
+
+/// Counts that add up over answers to a score of the corpus, which is not the mean of its answers' scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// chrF or chrF++.
+    Chrf(chrf::Counts),
+    /// BLEU.
+    Bleu(bleu::Counts),
+}
+
+impl Counts {
+    /// Adds the counts of another answer in the same metric.
+    pub fn add(&mut self, other: &Counts) {
+        match (self, other) {
+            (Counts::Chrf(sum), Counts::Chrf(other)) => sum.add(other),
+            (Counts::Bleu(sum), Counts::Bleu(other)) => sum.add(other),
+            _ => {} // two metrics never share a sum
+        }
+    }
+
+    /// The score of the corpus.
+    pub fn corpus(&self) -> f64 {
+        match self {
+            Counts::Chrf(counts) => counts.score(),
+            Counts::Bleu(counts) => counts.corpus(),
+        }
+    }
 }
 
 impl Value {
     fn plain(value: f64) -> Value {
-        Value { value: Some(value), detail: None }
+        Value { value: Some(value), ..Value::default() }
+    }
+
+    fn none(why: impl Into<String>) -> Value {
+        Value { detail: Some(why.into()), ..Value::default() }
     }
 }
 
 impl Metric {
-    /// The name in the `metric` column.
-    pub fn name(self) -> &'static str {
-        match self {
-            Metric::ExactMatch => "exact_match",
-            Metric::ExactMatchStrict => "exact_match_strict",
-            Metric::Extracted => "extracted",
-            Metric::RougeL => "rouge_l",
-            Metric::RougeLAscii => "rouge_l_ascii",
-            Metric::RougeLAsciiStemmed => "rouge_l_ascii_stemmed",
-            Metric::Chrf => "chrf",
-            Metric::ChrfPlusPlus => "chrf_plus_plus",
-            Metric::LanguageFidelity => "language_fidelity",
-            Metric::LinePass => "line_pass",
-        }
-    }
-
     /// Whether it compares with a reference.
     pub fn needs_reference(self) -> bool {
-        !matches!(self, Metric::Extracted | Metric::LanguageFidelity | Metric::LinePass)
+        !matches!(
+            self,
+            Metric::Extracted
+                | Metric::ExtractedFlexible
+                | Metric::LanguageFidelity
+                | Metric::LinePass
+        )
     }
 
-    /// Variant, tokenizer, stemmer and the like, as in sacreBLEU's signatures.
-    pub fn signature(self, detector: &Detector) -> String {
+    /// How it is computed in a language: variant, tokenizer, stemmer and the version that it equals, as in sacreBLEU's signatures.
+    pub fn signature(self, lang: &str, detector: &Detector) -> String {
+        let number = |form: &str| format!("number|form:{form}|digits:any|separators:by-language");
         match self {
-            Metric::ExactMatch => {
-                "number|form:strict-or-last|digits:any|separators:by-language".to_owned()
-            }
-            Metric::ExactMatchStrict | Metric::Extracted => {
-                "number|form:strict|digits:any|separators:by-language".to_owned()
-            }
+            Metric::ExactMatch => number("strict-or-last"),
+            Metric::ExactMatchStrict | Metric::Extracted => number("strict"),
+            Metric::ExactMatchFlexible | Metric::ExtractedFlexible => number("last"),
             Metric::Chrf => chrf::signature(0).to_owned(),
             Metric::ChrfPlusPlus => chrf::signature(2).to_owned(),
+            Metric::Bleu(tokenizer) => bleu::signature(tokenizer, lang),
             Metric::LanguageFidelity | Metric::LinePass => {
                 fidelity::signature(self.name(), detector)
             }
-            Metric::RougeL | Metric::RougeLAscii | Metric::RougeLAsciiStemmed => {
-                rouge::signature(self.tokenizer()).to_owned()
+            Metric::Rouge(rouge, words) => {
+                let words = match words {
+                    Words::Unicode => "tok:unicode-1|stem:no|case:lc",
+                    Words::Ascii => "tok:rouge_score|stem:no|case:lc|version:0.1.2",
+                    Words::AsciiStemmed => "tok:rouge_score|stem:nltk-porter|case:lc|version:0.1.2",
+                };
+                format!("{}|f|{words}", rouge.name())
             }
-        }
-    }
-
-    fn tokenizer(self) -> Tokenizer {
-        match self {
-            Metric::RougeLAscii => Tokenizer::Ascii { stem: false },
-            Metric::RougeLAsciiStemmed => Tokenizer::Ascii { stem: true },
-            _ => Tokenizer::Unicode,
         }
     }
 
@@ -126,25 +162,39 @@ impl Metric {
     pub fn score(self, item: &Item, detector: &Detector) -> Value {
         let reference = match item.reference {
             Some(reference) => reference,
-            None if self.needs_reference() => {
-                return Value { value: None, detail: Some("no reference".to_owned()) };
-            }
+            None if self.needs_reference() => return Value::none("no reference"),
             None => "",
         };
         match self {
-            Metric::ExactMatch | Metric::ExactMatchStrict => self.number(item, reference),
-            Metric::Extracted => {
-                let found = exact_match::strict(item.generation, item.marks, item.lang);
+            Metric::ExactMatch | Metric::ExactMatchStrict | Metric::ExactMatchFlexible => {
+                self.number(item, reference)
+            }
+            Metric::Extracted | Metric::ExtractedFlexible => {
+                let found = self.find(item);
                 Value {
                     value: Some(f64::from(found.is_some())),
                     detail: found.map(|number| number.value.to_string()),
+                    counts: None,
                 }
             }
-            Metric::RougeL | Metric::RougeLAscii | Metric::RougeLAsciiStemmed => {
-                Value::plain(rouge::rouge_l(item.generation, reference, self.tokenizer()))
+            Metric::Rouge(rouge, words) => {
+                let tokenizer = match words {
+                    Words::Unicode => Tokenizer::Unicode,
+                    Words::Ascii => Tokenizer::Ascii { stem: false },
+                    Words::AsciiStemmed => Tokenizer::Ascii { stem: true },
+                };
+                Value::plain(rouge.score(item.generation, reference, tokenizer))
             }
-            Metric::Chrf => Value::plain(chrf::chrf(item.generation, reference, 0)),
-            Metric::ChrfPlusPlus => Value::plain(chrf::chrf(item.generation, reference, 2)),
+            Metric::Chrf => chrf::Counts::of(item.generation, reference, 0).into(),
+            Metric::ChrfPlusPlus => chrf::Counts::of(item.generation, reference, 2).into(),
+            Metric::Bleu(tokenizer) => {
+                match tokenizer.or_else(|| bleu::Tokenizer::of_language(item.lang)) {
+                    Some(tokenizer) => {
+                        bleu::Counts::new(item.generation, reference, tokenizer).into()
+                    }
+                    None => Value::none(bleu::NO_MECAB),
+                }
+            }
             Metric::LanguageFidelity => {
                 fidelity::language_fidelity(item.generation, item.lang, detector).into()
             }
@@ -152,22 +202,40 @@ impl Metric {
         }
     }
 
+    /// The number that an answer gives, in this metric's form.
+    fn find(self, item: &Item) -> Option<Number> {
+        let strict = || exact_match::strict(item.generation, item.marks, item.lang);
+        let flexible = || exact_match::flexible(item.generation, item.marks, item.lang);
+        match self {
+            Metric::ExactMatch => strict().or_else(flexible),
+            Metric::ExactMatchFlexible | Metric::ExtractedFlexible => flexible(),
+            _ => strict(),
+        }
+    }
+
     fn number(self, item: &Item, reference: &str) -> Value {
         let Some(gold) = exact_match::gold(reference, item.marks, item.lang) else {
-            return Value { value: None, detail: Some("no number in the reference".to_owned()) };
+            return Value::none("no number in the reference");
         };
-        let strict = exact_match::strict(item.generation, item.marks, item.lang);
-        let found = match self {
-            Metric::ExactMatch => {
-                strict.or_else(|| exact_match::flexible(item.generation, item.marks, item.lang))
-            }
-            _ => strict,
-        };
+        let found = self.find(item);
         let shown = found.map_or("none".to_owned(), |number| number.value.to_string());
         Value {
             value: Some(f64::from(found.is_some_and(|found| found.agrees(&gold)))),
             detail: Some(format!("found {shown}, want {}", gold.value)),
+            counts: None,
         }
+    }
+}
+
+impl From<chrf::Counts> for Value {
+    fn from(counts: chrf::Counts) -> Value {
+        Value { counts: Some(Counts::Chrf(counts)), ..Value::plain(counts.score()) }
+    }
+}
+
+impl From<bleu::Counts> for Value {
+    fn from(counts: bleu::Counts) -> Value {
+        Value { counts: Some(Counts::Bleu(counts)), ..Value::plain(counts.sentence()) }
     }
 }
 
@@ -177,13 +245,15 @@ impl From<Fidelity> for Value {
             Some(detected) => format!("{}: {detected}", found.rule),
             None => found.rule.to_owned(),
         };
-        Value { value: found.value, detail: Some(detail) }
+        Value { value: found.value, detail: Some(detail), counts: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ROUGE_L: Metric = Metric::Rouge(Rouge::L, Words::Unicode);
 
     fn score(metric: Metric, generation: &str, reference: Option<&str>) -> Option<f64> {
         let marks =
@@ -207,24 +277,14 @@ mod tests {
 
     #[test]
     fn an_empty_answer_scores_zero_in_every_metric_of_quality() {
-        for metric in [Metric::ExactMatch, Metric::RougeL, Metric::Chrf, Metric::LanguageFidelity] {
+        for metric in [Metric::ExactMatch, ROUGE_L, Metric::Chrf, Metric::LanguageFidelity] {
             assert_eq!(score(metric, "", Some("18")), Some(0.0), "{metric:?}");
         }
     }
 
     #[test]
     fn without_a_reference_there_is_no_value() {
-        assert_eq!(score(Metric::RougeL, "a", None), None);
+        assert_eq!(score(ROUGE_L, "a", None), None);
         assert_eq!(score(Metric::ExactMatch, "18", Some("many")), None);
-    }
-
-    #[test]
-    fn names_are_those_of_a_task_file() {
-        let metrics: Vec<Metric> =
-            serde_json::from_str(r#"["chrf_plus_plus","rouge_l_ascii_stemmed"]"#).expect("names");
-        assert_eq!(
-            metrics.iter().map(|m| m.name()).collect::<Vec<_>>(),
-            ["chrf_plus_plus", "rouge_l_ascii_stemmed"]
-        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ::eval::metric::METRICS;
 use ::eval::{Config, Metric};
 use anyhow::Result;
 use artifact::Context;
@@ -11,15 +12,24 @@ use clap::Args as ClapArgs;
 use super::files::{Output, publish, settings, tables};
 use super::train::choice;
 
+const EXAMPLES: &str = "\
+Examples:
+  isogloss eval answers/generations.parquet --out scores
+  isogloss eval theirs.jsonl --map generation=output,reference=gold --metric chrf --out scores";
+
+/// The examples, and every metric with what it measures.
+fn long_help() -> String {
+    let widest = METRICS.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+    let line = |(name, _, about): &(&str, Metric, &str)| format!("\n  {name:widest$}  {about}");
+    format!("{EXAMPLES}\n\nMetrics:{}", METRICS.iter().map(line).collect::<String>())
+}
+
 /// Scores generations, ours or anyone's: one row per item and metric.
 ///
 /// A file needs the columns lang, generation and, for most metrics, reference; --map names columns
 /// that are called otherwise. Writes scores.parquet.
 #[derive(ClapArgs)]
-#[command(after_help = "\
-Examples:
-  isogloss eval answers/generations.parquet --out scores
-  isogloss eval theirs.jsonl --map generation=output,reference=gold --metric chrf --out scores")]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub struct Args {
     /// Generations: Parquet, JSONL or CSV; or the folder of generate's output.
     #[arg(required = true)]
@@ -37,7 +47,7 @@ pub struct Args {
     #[arg(long = "task-file", value_name = "TASK.toml")]
     tasks: Vec<PathBuf>,
 
-    /// A metric for every row, instead of those of its task; may be repeated.
+    /// A metric for every row, instead of those of its task; may be repeated. --help lists them.
     #[arg(long = "metric", value_name = "METRIC", value_parser = choice::<Metric>)]
     metrics: Vec<Metric>,
 
