@@ -2,9 +2,11 @@
 //!
 //! *Strict*: the number behind the last answer prefix ("The answer is", "答案是", `####`, `\boxed{`) that has one on its line: the
 //! first such number, so that "18 (3 per day)" is 18, or after the last "=" if the answer is an equation. *Flexible*: the last number
-//! of the whole text. Golden cases: `tests/fixtures/answers.tsv`.
+//! of the whole text that is not an aside: the 3 of "18 (3 per day)" is one. Golden cases: `tests/fixtures/answers.tsv`.
 
-use super::number::{Convention, Number, numbers};
+use std::borrow::Cow;
+
+use super::number::{Convention, Number, digit, numbers};
 
 /// Marks of an answer in any language.
 const UNIVERSAL_PREFIXES: &[&str] = &["####", "\\boxed{"];
@@ -44,9 +46,30 @@ pub fn strict(generation: &str, marks: &Marks, lang: &str) -> Option<Number> {
     })
 }
 
-/// The last number of the text.
+/// The last number of the text; one in brackets that explains a number before it only where there is no other.
 pub fn flexible(generation: &str, marks: &Marks, lang: &str) -> Option<Number> {
-    numbers(answer_part(generation, marks), Convention::of(lang)).pop()
+    let convention = Convention::of(lang).with_doubtful_spaces();
+    let lines = answer_part(generation, marks).lines().rev();
+    lines.filter_map(|line| last(line, convention)).next()
+}
+
+fn last(line: &str, convention: Convention) -> Option<Number> {
+    let found = numbers(&without_aside(line), convention).pop();
+    found.or_else(|| numbers(line, convention).pop())
+}
+
+/// A line up to the last bracket on it if words with a number stand in there and a number before it, and the rest of the line.
+fn without_aside(line: &str) -> Cow<'_, str> {
+    let Some((before, (inside, after))) = line
+        .rsplit_once(['(', '（'])
+        .and_then(|(before, rest)| Some((before, rest.split_once([')', '）'])?)))
+    else {
+        return line.into();
+    };
+    let has_number = |text: &str| text.chars().any(|c| digit(c).is_some());
+    let explains =
+        has_number(inside) && inside.contains(char::is_alphabetic) && !inside.contains('=');
+    if explains && has_number(before) { format!("{before} {after}").into() } else { line.into() }
 }
 
 /// The number that a reference stands for: behind a prefix if there is one (GSM8K's `#### 18`), or else its last.

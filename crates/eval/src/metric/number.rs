@@ -4,6 +4,7 @@
 //! decided by the number's own shape wherever the shape decides it; the language decides only between `1.250` the
 //! thousand and `1.25` the fraction. Golden cases: `tests/fixtures/numbers.tsv`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// An exact decimal: `units / 10^scale`, with no trailing zero in the fraction, so that equal numbers are equal values.
@@ -86,9 +87,20 @@ pub struct Convention {
     /// The decimal separator; `None` where both are in use (Spanish: comma in Spain, point in Mexico).
     decimal: Option<char>,
     /// Whether a plain space may group thousands. A no-break space always may.
-    spaces: bool,
+    spaces: Spaces,
     /// Whether 万, 億, 만 and their like may follow a number.
     myriads: bool,
+}
+
+/// What a plain space between a digit and three digits is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spaces {
+    /// The end of a number.
+    Apart,
+    /// Rather a thousands separator: "1 200" is 1200, or 200 to those who meant two numbers.
+    Doubtful,
+    /// A thousands separator.
+    Group,
 }
 
 /// Languages with a decimal comma (CLDR 46, `symbols-numberSystem-latn/decimal`).
@@ -105,19 +117,26 @@ impl Convention {
         let comma = DECIMAL_COMMA.contains(&language);
         Convention {
             decimal: if language == "es" { None } else { Some(if comma { ',' } else { '.' }) },
-            spaces: comma,
+            spaces: if comma { Spaces::Group } else { Spaces::Apart },
             myriads: matches!(language, "zh" | "yue" | "ja" | "ko"),
         }
     }
 
     /// The same, with a plain space allowed between thousands: right where a single number is expected.
     pub fn with_spaces(self) -> Convention {
-        Convention { spaces: true, ..self }
+        Convention { spaces: Spaces::Group, ..self }
+    }
+
+    /// The same, with a plain space between thousands where the language has it, and as one of two readings elsewhere.
+    pub fn with_doubtful_spaces(self) -> Convention {
+        let spaces = if self.spaces == Spaces::Group { Spaces::Group } else { Spaces::Doubtful };
+        Convention { spaces, ..self }
     }
 }
 
 /// Every number in `text`, in order.
 pub fn numbers(text: &str, convention: Convention) -> Vec<Number> {
+    let text = without_latex(text);
     let characters: Vec<char> = text.chars().filter(|&c| !is_direction_mark(c)).collect();
     let scanner = Scanner {
         raw: &characters,
@@ -177,6 +196,14 @@ fn plain(c: char) -> char {
     }
 }
 
+/// LaTeX's thousands as plain ones: `1{,}200`, `1\,200`.
+fn without_latex(text: &str) -> Cow<'_, str> {
+    if !text.contains("{,}") && !text.contains("\\,") {
+        return text.into();
+    }
+    text.replace("{,}", ",").replace("\\,", "\u{A0}").into()
+}
+
 fn is_direction_mark(c: char) -> bool {
     matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
@@ -200,7 +227,20 @@ impl Scanner<'_> {
     fn starts(&self, at: usize) -> bool {
         let after_word =
             at > 0 && (self.plain[at - 1].is_alphanumeric() || self.plain[at - 1] == '.');
-        self.is_digit(at) || (self.plain[at] == '.' && self.is_digit(at + 1) && !after_word)
+        let number =
+            self.is_digit(at) || (self.plain[at] == '.' && self.is_digit(at + 1) && !after_word);
+        number && !self.is_exponent(at)
+    }
+
+    /// The 2 or 3 of "18 m2" or "5 cm3".
+    fn is_exponent(&self, at: usize) -> bool {
+        let power = matches!(self.plain[at], '2' | '3') && !self.is_digit(at + 1);
+        let before = &self.plain[..at];
+        let unit = before.iter().rev().take_while(|c| c.is_ascii_lowercase()).count();
+        let number = || {
+            before[..at - unit].iter().rev().find(|&&c| c != ' ').is_some_and(char::is_ascii_digit)
+        };
+        power && (1..=2).contains(&unit) && number()
     }
 
     /// A minus before the number or its currency sign. Between two things it is a hyphen, a range or a subtraction.
@@ -282,6 +322,11 @@ impl Scanner<'_> {
             Reading::Fraction => number(fraction(), None).into_iter().collect(),
             Reading::RatherWhole => number(whole(), fraction()).into_iter().collect(),
             Reading::RatherFraction => number(fraction(), whole()).into_iter().collect(),
+            Reading::RatherJoined => {
+                number(whole(), groups.last().and_then(|last| Decimal::new(last, "")))
+                    .into_iter()
+                    .collect()
+            }
             Reading::List => {
                 groups.iter().filter_map(|g| Decimal::new(g, "")).map(Number::plain).collect()
             }
@@ -302,8 +347,15 @@ impl Scanner<'_> {
             }
             '.' | ',' => Some(separator),
             '\'' | '\u{A0}' | ' ' => {
-                let allowed = separator != ' ' || self.convention.spaces;
-                let grouped = self.run(at + 1).0.len() == 3
+                let (group, end) = self.run(at + 1);
+                let allowed = separator != ' '
+                    || match self.convention.spaces {
+                        Spaces::Apart => false,
+                        // "3 100g bars" are two numbers
+                        Spaces::Doubtful => !self.plain.get(end).is_some_and(|c| c.is_alphabetic()),
+                        Spaces::Group => true,
+                    };
+                let grouped = group.len() == 3
                     && leads(&groups[0])
                     && (groups.len() == 1 || groups[groups.len() - 1].len() == 3);
                 (allowed && grouped).then_some(separator)
@@ -336,6 +388,7 @@ impl Scanner<'_> {
             }
             ('.' | ',', true, true) if tail.ends_with('0') => Reading::RatherWhole,
             ('.' | ',', true, true) => Reading::RatherFraction,
+            (' ', _, true) if self.convention.spaces == Spaces::Doubtful => Reading::RatherJoined,
             (_, _, true) => Reading::Whole,
             (_, _, false) => Reading::List,
         }
@@ -352,6 +405,8 @@ enum Reading {
     RatherWhole,
     /// Either, more likely a fraction.
     RatherFraction,
+    /// A whole number, less likely several of which the last group is one.
+    RatherJoined,
     /// Several numbers: "3,4,5", or a date.
     List,
 }
