@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::input::Input;
+use crate::input::{Asked, Input, Reading};
 use crate::metric::exact_match::Marks;
 use crate::metric::{Item, Metric, Value};
 use crate::summary::Summary;
@@ -36,8 +36,13 @@ pub struct Config {
     pub metrics: Vec<Metric>,
     /// The language detector's candidates (English is always one); empty: the languages of the generations.
     pub languages: Vec<String>,
-    /// Column names that differ from ours: ours = theirs.
+    /// Column names that differ from ours: ours = theirs. A path names a value inside: "choices[0].message.content".
     pub map: BTreeMap<String, String>,
+    /// The language of rows that name none.
+    pub lang: Option<String>,
+    /// Prompts or examples that the answers are joined with by `example_id`, for files that hold no more than ids and answers.
+    #[serde(skip)]
+    pub prompts: Option<PathBuf>,
     /// The run of rows that name none; the file's name if not given.
     pub run_id: Option<String>,
 }
@@ -47,9 +52,17 @@ const PER_ANSWER: &[&str] =
     &["prompt", "generation", "finish_reason", "reference", "prompt_tokens", "generated_tokens"];
 /// Scores `generations` into `out/scores.parquet`.
 pub fn run(config: &Config, generations: &[PathBuf], out: &Path, ctx: &Context) -> Result<Summary> {
+    let asked = config.prompts.as_deref().map(Asked::read).transpose()?;
+    let reading = Reading { map: config.map.clone(), lang: config.lang.clone(), asked };
     let inputs =
-        generations.iter().map(|path| Input::new(path, &config.map)).collect::<Result<Vec<_>>>()?;
+        generations.iter().map(|path| Input::new(path, &reading)).collect::<Result<Vec<_>>>()?;
     let survey = Survey::of(&inputs, config, ctx)?;
+    if survey.unanswered > 0 {
+        ctx.warn(format!(
+            "{} of {} rows have no generation and count as empty answers",
+            survey.unanswered, survey.total
+        ));
+    }
     let scorer = Scorer::new(config, &survey)?;
     let bar = ctx.bar("eval", "answers", Some(survey.total));
     let mut writer = Writer::create(&out.join("scores.parquet"), &SCORES)?;
@@ -98,6 +111,7 @@ struct Survey {
     tasks: BTreeSet<String>,
     carried: Vec<(String, DataType)>,
     has_reference: bool,
+    unanswered: u64,
     total: u64,
 }
 
@@ -113,6 +127,7 @@ impl Survey {
                 survey.columns(&batch);
                 survey.rows(&batch, config, input.path(), row)?;
                 row += batch.height();
+                survey.unanswered += batch.column("generation")?.null_count() as u64;
                 unnamed |= config.run_id.is_none() && batch.column("run_id")?.null_count() > 0;
             }
             survey.total += row as u64;

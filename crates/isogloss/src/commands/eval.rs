@@ -6,16 +6,20 @@ use ::eval::metric::METRICS;
 use ::eval::{Config, Metric};
 use anyhow::Result;
 use artifact::Context;
-use artifact::schema::GENERATIONS;
+use artifact::schema::{EXAMPLES, GENERATIONS};
 use clap::Args as ClapArgs;
 
-use super::files::{Output, publish, settings, tables};
+use super::files::{Output, publish, settings, table, tables};
 use super::train::choice;
 
 const EXAMPLES: &str = "\
 Examples:
   isogloss eval answers/generations.parquet --out scores
-  isogloss eval theirs.jsonl --map generation=output,reference=gold --metric chrf --out scores";
+  isogloss eval theirs.jsonl --map generation=output,reference=gold --metric chrf --out scores
+  isogloss eval vllm.jsonl.gz --map generation=outputs[0].text,reference=gold --lang de --task math --out scores
+  isogloss eval batch_output.jsonl --prompts prompts \\
+    --map example_id=custom_id,generation=response.body.choices[0].message.content --out scores
+  isogloss eval lm_eval_out/*/samples_mgsm_*.jsonl --task math --out scores";
 
 /// The examples, and every metric with what it measures.
 fn long_help() -> String {
@@ -31,17 +35,27 @@ fn long_help() -> String {
 #[derive(ClapArgs)]
 #[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub struct Args {
-    /// Generations: Parquet, JSONL or CSV; or the folder of generate's output.
+    /// Generations: Parquet, JSONL or CSV (also .gz, .zst); samples_*.jsonl of lm-evaluation-harness; or the folder of generate's
+    /// output.
     #[arg(required = true)]
     generations: Vec<PathBuf>,
 
-    /// Column names that differ: ours=theirs, separated by commas.
+    /// Column names that differ: ours=theirs, separated by commas. A path names a value inside, such as
+    /// generation=outputs[0].text.
     #[arg(long, value_name = "OURS=THEIRS", value_delimiter = ',', value_parser = super::files::pair)]
     map: Vec<(String, String)>,
 
     /// The task of rows that name none.
     #[arg(long)]
     task: Option<String>,
+
+    /// The language of rows that name none.
+    #[arg(long)]
+    lang: Option<String>,
+
+    /// Prompts or examples (Parquet) to take lang, task and reference from, by example_id.
+    #[arg(long, value_name = "PROMPTS")]
+    prompts: Option<PathBuf>,
 
     /// A task file, besides the tasks that come with the tool; may be repeated.
     #[arg(long = "task-file", value_name = "TASK.toml")]
@@ -66,6 +80,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     config.tasks.extend(args.tasks);
     config.map.extend(args.map);
     config.task = args.task.or(config.task);
+    config.lang = args.lang.or(config.lang);
+    config.prompts = args.prompts.map(|path| table(&path, &[&EXAMPLES]));
     if !args.metrics.is_empty() {
         config.metrics = args.metrics;
     }
