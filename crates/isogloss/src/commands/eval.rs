@@ -12,11 +12,12 @@ use clap::Args as ClapArgs;
 use super::files::{Output, publish, settings, table, tables};
 use super::train::choice;
 
-const EXAMPLES: &str = "\
+const USES: &str = "\
 Examples:
   isogloss eval answers/generations.parquet --out scores
   isogloss eval theirs.jsonl --map generation=output,reference=gold --metric chrf --out scores
-  isogloss eval vllm.jsonl.gz --map generation=outputs[0].text,reference=gold --lang de --task math --out scores
+  isogloss eval vllm.jsonl.gz --map generation=outputs[0].text,reference=gold \\
+    --lang de --task math --out scores
   isogloss eval batch_output.jsonl --prompts prompts \\
     --map example_id=custom_id,generation=response.body.choices[0].message.content --out scores
   isogloss eval lm_eval_out/*/samples_mgsm_*.jsonl --task math --out scores";
@@ -25,7 +26,7 @@ Examples:
 fn long_help() -> String {
     let widest = METRICS.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
     let line = |(name, _, about): &(&str, Metric, &str)| format!("\n  {name:widest$}  {about}");
-    format!("{EXAMPLES}\n\nMetrics:{}", METRICS.iter().map(line).collect::<String>())
+    format!("{USES}\n\nMetrics:{}", METRICS.iter().map(line).collect::<String>())
 }
 
 /// Scores generations, ours or anyone's: one row per item and metric.
@@ -33,7 +34,7 @@ fn long_help() -> String {
 /// A file needs the columns lang, generation and, for most metrics, reference; --map names columns
 /// that are called otherwise. Writes scores.parquet.
 #[derive(ClapArgs)]
-#[command(after_help = EXAMPLES, after_long_help = long_help())]
+#[command(after_help = USES, after_long_help = long_help())]
 pub struct Args {
     /// Generations: Parquet, JSONL or CSV (also .gz, .zst); samples_*.jsonl of lm-evaluation-harness; or the folder of generate's
     /// output.
