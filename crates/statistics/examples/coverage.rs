@@ -4,7 +4,7 @@
 #[path = "../tests/common/mod.rs"]
 mod planted;
 
-use planted::{Planted, Random};
+use planted::{Planted, Random, key};
 use rayon::prelude::*;
 use statistics::{Method, Options, RunSpread, Runs, Statistic};
 
@@ -51,7 +51,7 @@ fn coverage(name: &str, planted: Planted, low: f64, high: f64) {
         let mut random = Random::new(simulation);
         // Two cells to compare, and six more of the same design that lend their runs.
         let sample = planted.sample(&[low, high, low, low, low, high, high, high], &mut random);
-        let draws = sample.draw(DRAWS, random.key()).unwrap();
+        let draws = sample.draw(DRAWS, key(&mut random)).unwrap();
         let cells: Vec<Statistic> = (0..8).map(Statistic::cell).collect();
         let spread = draws.run_spread(&cells).map(RunSpread::of_difference);
         let pooled = Options { runs: spread.map_or(Runs::Own, Runs::Pooled), ..bca };

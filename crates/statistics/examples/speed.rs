@@ -7,7 +7,7 @@ mod planted;
 
 use std::time::Instant;
 
-use planted::{Planted, Random};
+use planted::{Planted, Random, key};
 use rayon::prelude::*;
 use statistics::{Options, Statistic};
 
@@ -19,7 +19,7 @@ fn main() {
     let mut random = Random::new(1);
     let sample = planted.sample(&[0.0; MIXTURES * LANGUAGES], &mut random);
     let start = Instant::now();
-    let draws = sample.draw(10_000, random.key()).expect("cells");
+    let draws = sample.draw(10_000, key(&mut random)).expect("cells");
     println!(
         "draws: {:.2} s on {} threads",
         start.elapsed().as_secs_f64(),

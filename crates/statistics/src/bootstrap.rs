@@ -78,12 +78,19 @@ pub struct RunSpread {
     pub of_items: f64,
     /// Degrees of freedom that it is known with.
     pub degrees_of_freedom: f64,
+    /// Settings whose runs were pooled.
+    pub settings: usize,
 }
 
 impl RunSpread {
     /// Of the difference between two independent runs.
     pub fn of_difference(self) -> RunSpread {
-        RunSpread { variance: 2.0 * self.variance, of_items: 2.0 * self.of_items, ..self }
+        self.scaled(2.0)
+    }
+
+    /// Of a weighted sum of independent runs, whose squared weights add to `factor`.
+    pub fn scaled(self, factor: f64) -> RunSpread {
+        RunSpread { variance: factor * self.variance, of_items: factor * self.of_items, ..self }
     }
 }
 
@@ -137,6 +144,8 @@ impl Estimate {
 /// Errors of several statistics and how they go together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Covariance {
+    /// The statistics as observed.
+    pub values: Vec<f64>,
     /// Row by row.
     pub matrix: Vec<Vec<f64>>,
     /// The smallest of the statistics'.
@@ -341,26 +350,42 @@ impl Draws<'_> {
         Ok(self.joined(statistic, &influence, &parts, runs))
     }
 
-    /// Errors of statistics and how they go together: items by the jackknife, and runs.
+    /// Errors of statistics and how they go together: items by the jackknife, and runs. With pooled
+    /// runs the statistics are taken to be of different runs each.
     ///
     /// # Errors
     /// As [`estimate`](Draws::estimate), or nothing to resample in one of them.
-    pub fn covariance(&self, statistics: &[Statistic]) -> Outcome<Covariance> {
+    pub fn covariance(&self, statistics: &[Statistic], runs: Runs) -> Outcome<Covariance> {
         let parts = statistics
             .iter()
-            .map(|one| influence(self, one).map(|found| (found.parts(Runs::Own), found)))
+            .map(|one| influence(self, one).map(|found| (found.parts(runs), found)))
             .collect::<Outcome<Vec<_>>>()?;
-        if parts.iter().any(|(_, one)| one.items < 2 && one.seeds < 2) {
+        let nothing = |(own, one): &(ErrorParts, Influence)| one.items < 2 && own.runs == 0.0;
+        if parts.iter().any(nothing) {
             return Err(Unavailable::OneItem);
         }
         let degrees_of_freedom = parts.iter().map(|(parts, _)| parts.degrees_of_freedom());
         let Some(degrees_of_freedom) = degrees_of_freedom.reduce(f64::min) else {
             return Err(Unavailable::Empty);
         };
-        let row = |(own, one): &(ErrorParts, Influence)| {
-            parts.iter().map(|(others, other)| one.covariance(own, (other, others))).collect()
+        let shared = runs == Runs::Own;
+        let row = |at: usize| {
+            let (own, one) = &parts[at];
+            let entry = |(other_at, (others, other)): (usize, &(ErrorParts, Influence))| {
+                one.item_covariance(own, other, others)
+                    + match (at == other_at, shared) {
+                        (true, _) => own.runs,
+                        (false, true) => one.run_covariance(other),
+                        (false, false) => 0.0,
+                    }
+            };
+            parts.iter().enumerate().map(entry).collect()
         };
-        Ok(Covariance { matrix: parts.iter().map(row).collect(), degrees_of_freedom })
+        Ok(Covariance {
+            values: parts.iter().map(|(_, one)| one.value).collect(),
+            matrix: (0..parts.len()).map(row).collect(),
+            degrees_of_freedom,
+        })
     }
 
     /// The spread from run to run that several statistics have in common, as the seen mean at every
@@ -376,6 +401,7 @@ impl Draws<'_> {
             pooled.variance += influence.seed_variance() * own;
             pooled.of_items += influence.interaction_variance() * own;
             pooled.degrees_of_freedom += own;
+            pooled.settings += usize::from(influence.seeds > 1);
         }
         let all = pooled.degrees_of_freedom;
         if all == 0.0 {

@@ -92,6 +92,8 @@ pub struct Noise {
     pub run: f64,
     /// Degrees of freedom that the run's variance is known with.
     pub run_degrees_of_freedom: f64,
+    /// Settings whose runs it is from.
+    pub settings: usize,
     /// Variance of one item's deviation in one run.
     pub interaction: f64,
     /// Items that these are from.
@@ -125,6 +127,7 @@ impl Draws<'_> {
                 variance: influence.seed_variance(),
                 of_items: influence.interaction_variance(),
                 degrees_of_freedom: seeds as f64 - 1.0,
+                settings: 1,
             },
             Runs::Pooled(spread) => spread,
         };
@@ -134,6 +137,7 @@ impl Draws<'_> {
             item: item.max(0.0),
             run: (spread.variance - spread.of_items).max(0.0),
             run_degrees_of_freedom: spread.degrees_of_freedom,
+            settings: spread.settings,
             interaction,
             items,
             seeds,
@@ -186,6 +190,7 @@ impl Influence {
                 variance: self.seed_variance(),
                 of_items: self.interaction_variance(),
                 degrees_of_freedom: seeds - 1.0,
+                settings: 1,
             },
         };
         let items = self.item_variance();
@@ -217,19 +222,18 @@ impl Influence {
         parts.kept.powi(3) * cubes / (6.0 * variance.powf(1.5))
     }
 
-    /// Covariance of two statistics of one sample, whose parts are given.
-    pub fn covariance(&self, parts: &ErrorParts, other: (&Influence, &ErrorParts)) -> f64 {
-        let (other, others) = other;
+    /// The items' part of the covariance of two statistics of one sample.
+    pub fn item_covariance(&self, own: &ErrorParts, other: &Influence, others: &ErrorParts) -> f64 {
         let items: f64 = self.by_item.iter().zip(&other.by_item).map(|(a, b)| a * b).sum();
-        let shrink = (self.shrink() * other.shrink()).sqrt() * parts.kept * others.kept;
-        let runs: f64 = if self.seeds == other.seeds && self.seeds > 1 {
-            self.run_deviations().iter().zip(other.run_deviations()).map(|(a, b)| a * b).sum()
-        } else if std::ptr::eq(self, other) {
-            parts.runs
-        } else {
-            0.0
-        };
-        items * shrink + runs
+        items * (self.shrink() * other.shrink()).sqrt() * own.kept * others.kept
+    }
+
+    /// The runs' part, where both have the same runs.
+    pub fn run_covariance(&self, other: &Influence) -> f64 {
+        if self.seeds != other.seeds || self.seeds < 2 {
+            return 0.0;
+        }
+        self.run_deviations().iter().zip(other.run_deviations()).map(|(a, b)| a * b).sum()
     }
 }
 

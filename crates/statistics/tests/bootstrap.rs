@@ -3,7 +3,7 @@
 #[path = "common/mod.rs"]
 mod planted;
 
-use planted::{Planted, Random};
+use planted::{Planted, Random, key};
 use rayon::prelude::*;
 use serde_json::Value;
 use statistics::{
@@ -219,7 +219,7 @@ fn intervals_hold_planted_differences_at_their_rate() {
     let held = |simulation: u64| {
         let mut random = Random::new(simulation);
         let sample = planted.sample(&[0.0, 0.5, 0.5, 0.5], &mut random);
-        let draws = sample.draw(500, random.key()).unwrap();
+        let draws = sample.draw(500, key(&mut random)).unwrap();
         let cells: Vec<Statistic> = (0..4).map(Statistic::cell).collect();
         let pooled = Runs::Pooled(draws.run_spread(&cells).unwrap().of_difference());
         let difference = Statistic::cell(1).minus(Statistic::cell(0));

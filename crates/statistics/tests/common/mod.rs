@@ -1,30 +1,15 @@
 //! Planted data: scores with known effects of items, runs and items in runs.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+mod random;
+
+pub use random::Random;
 use statistics::{Cell, Sample, SeedScores};
 
-/// Random numbers of a simulation.
-pub struct Random(ChaCha8Rng);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(ChaCha8Rng::seed_from_u64(seed))
-    }
-
-    pub fn uniform(&mut self) -> f64 {
-        ((self.0.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-
-    pub fn normal(&mut self) -> f64 {
-        (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
-    }
-
-    pub fn key(&mut self) -> [u8; 32] {
-        let mut key = [0; 32];
-        self.0.fill_bytes(&mut key);
-        key
-    }
+/// A key for the bootstrap.
+pub fn key(random: &mut Random) -> [u8; 32] {
+    let mut key = [0; 32];
+    key.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&random.bits().to_le_bytes()));
+    key
 }
 
 /// How scores come about.
