@@ -211,18 +211,18 @@ impl Sides {
     }
 
     fn mean(cells: &[usize]) -> Option<Statistic> {
-        (!cells.is_empty()).then(|| Statistic::Mean(cells.to_vec()))
+        (!cells.is_empty()).then(|| Statistic::mean(cells))
     }
 
     fn gap(&self) -> Option<Statistic> {
         (!self.seen.is_empty() && !self.unseen.is_empty())
-            .then(|| Statistic::Gap(self.seen.clone(), self.unseen.clone()))
+            .then(|| Statistic::gap(&self.seen, &self.unseen))
     }
 
     fn perf_to_english(&self, draws: &Draws) -> Option<Statistic> {
         let english = self.english.filter(|&cell| draws.observed(cell) != 0.0)?;
         (!self.others.is_empty())
-            .then(|| Statistic::PerfToEnglish { cells: self.others.clone(), english })
+            .then(|| Statistic::perf_to_english(&self.others, english))
     }
 }
 
@@ -266,8 +266,8 @@ fn point(point: &arrange::Point, base: Option<&arrange::Point>, draws: &Draws) -
         let same = |&&before: &&usize| cells[before].lang == cells[cell].lang;
         let from = base
             .and_then(|base| base.cells.iter().find(same))
-            .map(|&before| Statistic::Mean(vec![before]));
-        let measure = measure(Statistic::Mean(vec![cell]), from, draws)?;
+            .map(|&before| Statistic::cell(before));
+        let measure = measure(Statistic::cell(cell), from, draws)?;
         Some(Language { lang: cells[cell].lang.clone(), group: cells[cell].group, measure })
     };
     let languages = point.cells.iter().filter_map(language).collect();
@@ -294,7 +294,7 @@ fn measure(statistic: Statistic, from: Option<Statistic>, draws: &Draws) -> Opti
     let estimate = draws.estimate(&statistic)?;
     let change = from.and_then(|from| {
         let before = draws.estimate(&from)?.value;
-        let estimate = draws.estimate(&Statistic::Change(Box::new(statistic), Box::new(from)))?;
+        let estimate = draws.estimate(&statistic.minus(from))?;
         Some(Change { from: before, test: Test { p: estimate.p, ..Test::default() }, estimate })
     });
     Some(Measure { estimate, test: None, change })

@@ -33,14 +33,44 @@ pub(crate) struct Draws<'a> {
 /// A number made from the values of cells.
 #[derive(Clone)]
 pub(crate) enum Statistic {
-    /// The mean of cells; one cell is its own mean.
-    Mean(Vec<usize>),
-    /// Mean of the first cells less that of the second.
-    Gap(Vec<usize>, Vec<usize>),
-    /// Mean over cells of score / English score.
-    PerfToEnglish { cells: Vec<usize>, english: usize },
+    /// Weighted sum.
+    Linear(Vec<(usize, f64)>),
+    Ratio(Box<Statistic>, Box<Statistic>),
+    /// Mean over cells of their score over another's.
+    MeanRatio {
+        cells: Vec<usize>,
+        over: usize,
+    },
     /// The first less the second.
-    Change(Box<Statistic>, Box<Statistic>),
+    Difference(Box<Statistic>, Box<Statistic>),
+}
+
+impl Statistic {
+    pub fn cell(cell: usize) -> Self {
+        Statistic::Linear(vec![(cell, 1.0)])
+    }
+
+    pub fn mean(cells: &[usize]) -> Self {
+        Statistic::Linear(cells.iter().map(|&cell| (cell, 1.0 / cells.len() as f64)).collect())
+    }
+
+    /// Mean of the first cells less that of the second.
+    pub fn gap(seen: &[usize], unseen: &[usize]) -> Self {
+        Self::mean(seen).minus(Self::mean(unseen))
+    }
+
+    /// Mean over cells of score / English score.
+    pub fn perf_to_english(cells: &[usize], english: usize) -> Self {
+        Statistic::MeanRatio { cells: cells.to_vec(), over: english }
+    }
+
+    pub fn minus(self, other: Statistic) -> Self {
+        Statistic::Difference(Box::new(self), Box::new(other))
+    }
+
+    pub fn ratio(numerator: Statistic, denominator: Statistic) -> Self {
+        Statistic::Ratio(Box::new(numerator), Box::new(denominator))
+    }
 }
 
 /// A value with its 95 % interval and its p against 0, both absent where nothing could be
@@ -164,23 +194,23 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 
 impl Statistic {
     fn of(&self, values: &[f64]) -> f64 {
-        let over = |cells: &[usize]| mean(cells.iter().map(|&cell| values[cell]));
         match self {
-            Statistic::Mean(cells) => over(cells),
-            Statistic::Gap(seen, unseen) => over(seen) - over(unseen),
-            Statistic::PerfToEnglish { cells, english } => {
-                mean(cells.iter().map(|&cell| values[cell] / values[*english]))
+            Statistic::Linear(weights) => {
+                weights.iter().map(|&(cell, weight)| weight * values[cell]).sum()
             }
-            Statistic::Change(to, from) => to.of(values) - from.of(values),
+            Statistic::Ratio(top, bottom) => top.of(values) / bottom.of(values),
+            Statistic::MeanRatio { cells, over } => {
+                mean(cells.iter().map(|&cell| values[cell] / values[*over]))
+            }
+            Statistic::Difference(to, from) => to.of(values) - from.of(values),
         }
     }
 
     fn cells(&self) -> Vec<usize> {
         match self {
-            Statistic::Mean(cells) => cells.clone(),
-            Statistic::Gap(seen, unseen) => [&seen[..], &unseen[..]].concat(),
-            Statistic::PerfToEnglish { cells, english } => [&cells[..], &[*english]].concat(),
-            Statistic::Change(to, from) => [to.cells(), from.cells()].concat(),
+            Statistic::Linear(weights) => weights.iter().map(|&(cell, _)| cell).collect(),
+            Statistic::MeanRatio { cells, over } => [&cells[..], &[*over]].concat(),
+            Statistic::Difference(a, b) | Statistic::Ratio(a, b) => [a.cells(), b.cells()].concat(),
         }
     }
 }
@@ -193,6 +223,11 @@ impl Draws<'_> {
     /// The observed value of a cell.
     pub fn observed(&self, cell: usize) -> f64 {
         self.observed[cell]
+    }
+
+    /// The statistic draw by draw: the same draws for every statistic.
+    pub fn values(&self, statistic: &Statistic) -> Vec<f64> {
+        self.draws.iter().map(|values| statistic.of(values)).collect()
     }
 
     /// The statistic as observed, with its percentile interval; `None` where it is not a number (an
@@ -238,7 +273,7 @@ fn percentile(draws: &[f64]) -> Option<(f64, f64)> {
 /// else has no width.
 fn all_alike(statistic: &Statistic, cells: &[&Cell], value: f64) -> (f64, f64) {
     let items = cells.iter().map(|cell| cell.items).min().unwrap_or(0);
-    let share = matches!(statistic, Statistic::Mean(_))
+    let share = matches!(statistic, Statistic::Linear(_))
         && cells.iter().all(|cell| cell.binary)
         && (value == 0.0 || value == 1.0);
     if share && items > 0 { wilson(value, items) } else { (value, value) }
