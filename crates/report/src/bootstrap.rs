@@ -68,6 +68,18 @@ impl Statistic {
         Statistic::Difference(Box::new(self), Box::new(other))
     }
 
+    /// Its weights by cell, where it is a weighted sum.
+    pub fn linear(&self) -> Option<Vec<(usize, f64)>> {
+        match self {
+            Statistic::Linear(weights) => Some(weights.clone()),
+            Statistic::Difference(to, from) => {
+                let less = from.linear()?.into_iter().map(|(cell, weight)| (cell, -weight));
+                Some(to.linear()?.into_iter().chain(less).collect())
+            }
+            Statistic::Ratio(..) | Statistic::MeanRatio { .. } => None,
+        }
+    }
+
     pub fn ratio(numerator: Statistic, denominator: Statistic) -> Self {
         Statistic::Ratio(Box::new(numerator), Box::new(denominator))
     }

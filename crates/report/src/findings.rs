@@ -15,6 +15,8 @@ use crate::words::{self, Unit, list};
 pub enum Verdict {
     /// p < 0.05 after Holm's adjustment over the differences of the same table.
     Clear,
+    /// The same over the items of one run; how far another run would differ is not known.
+    OneRun,
     /// Not told apart from 0.
     WithinNoise,
     /// Neither items nor seeds to resample.
@@ -25,6 +27,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Verdict::Clear => "clear",
+            Verdict::OneRun => "clear in one run",
             Verdict::WithinNoise => "within noise",
             Verdict::NoInterval => "no interval",
         })
@@ -113,6 +116,7 @@ fn moved(measure: &Measure, change: &Change, unit: Unit) -> String {
 fn ending(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Clear => "",
+        Verdict::OneRun => " over the items of one run",
         Verdict::WithinNoise => ", within noise",
         Verdict::NoInterval => ", with no interval to judge it by",
     }

@@ -7,8 +7,8 @@
 //!    items' scores seed by seed;
 //! 3. `bootstrap`: items and seeds are resampled, the same draw for every cell of a task, so that
 //!    differences are paired;
-//! 4. `analyse`: seen and unseen means, the gap, Perf-to-EN, and the differences from the baseline,
-//!    each with its interval;
+//! 4. `analyse`: `curves` (seen and unseen means, the gap, Perf-to-EN and the differences from the
+//!    baseline, each with its interval), then each further analysis in its file;
 //! 5. `findings`, `tables`, `figures`, `samples` and `page`: what a person reads.
 //!
 //! Definitions follow arXiv 2504.16677 (Perf-to-EN, seen against unseen, the gap).
@@ -17,10 +17,13 @@ mod analyse;
 mod arrange;
 mod bootstrap;
 mod chart;
+mod curves;
 mod figures;
 mod findings;
 mod forms;
 mod further;
+mod ground;
+mod noise;
 mod page;
 mod quantity;
 mod read;

@@ -2,6 +2,7 @@
 
 use crate::bootstrap::Estimate;
 use crate::findings::Verdict;
+use crate::statistics::{benjamini_hochberg, holm};
 
 /// A difference counts as clear below this p, after Holm.
 pub(crate) const ALPHA: f64 = 0.05;
@@ -16,6 +17,7 @@ pub(crate) struct Measure {
 }
 
 /// A difference from the baseline.
+#[derive(Clone)]
 pub(crate) struct Change {
     pub from: f64,
     pub estimate: Estimate,
@@ -23,6 +25,7 @@ pub(crate) struct Change {
 }
 
 /// A difference of any other kind.
+#[derive(Clone)]
 pub(crate) struct Contrast {
     pub estimate: Estimate,
     pub test: Test,
@@ -63,8 +66,30 @@ impl Test {
     pub fn verdict(&self) -> Verdict {
         match self.p_holm {
             None => Verdict::NoInterval,
+            Some(p) if p < ALPHA && self.basis == Basis::Items => Verdict::OneRun,
             Some(p) if p < ALPHA => Verdict::Clear,
             Some(_) => Verdict::WithinNoise,
         }
+    }
+}
+
+impl Basis {
+    /// What the bootstrap of an estimate could resample.
+    pub fn of(estimate: &Estimate) -> Basis {
+        match (estimate.p, estimate.seeds, estimate.items) {
+            (None, ..) => Basis::Nothing,
+            (_, 0 | 1, _) => Basis::Items,
+            (_, _, 0) => Basis::Seeds,
+            _ => Basis::ItemsAndSeeds,
+        }
+    }
+}
+
+/// Holm's and Benjamini and Hochberg's adjustment over one family of tests.
+pub(crate) fn adjust<'a>(tests: impl IntoIterator<Item = &'a mut Test>) {
+    let mut tests: Vec<_> = tests.into_iter().filter(|test| test.p.is_some()).collect();
+    let p: Vec<f64> = tests.iter().filter_map(|test| test.p).collect();
+    for ((test, holm), bh) in tests.iter_mut().zip(holm(&p)).zip(benjamini_hochberg(&p)) {
+        (test.p_holm, test.p_bh) = (Some(holm), Some(bh));
     }
 }

@@ -32,6 +32,12 @@ pub(crate) fn holm(p: &[f64]) -> Vec<f64> {
     adjusted
 }
 
+/// Benjamini and Hochberg's adjustment (1995): of what stays below α, a share of at most α is not
+/// real on average.
+pub(crate) fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
+    statistics::benjamini_hochberg(p)
+}
+
 /// Wilson's score interval of a proportion at 95 % (1927).
 pub(crate) fn wilson(share: f64, trials: usize) -> (f64, f64) {
     const Z: f64 = 1.959_963_984_540_054;
