@@ -17,7 +17,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 
 use crate::arrange::{Cell, SeedScores, Task};
-use crate::statistics::{p_value, quantile, wilson};
+use ::statistics::{quantile, wilson};
 
 /// The draws of all cells of a task.
 pub(crate) struct Draws<'a> {
@@ -288,5 +288,17 @@ fn all_alike(statistic: &Statistic, cells: &[&Cell], value: f64) -> (f64, f64) {
     let share = matches!(statistic, Statistic::Linear(_))
         && cells.iter().all(|cell| cell.binary)
         && (value == 0.0 || value == 1.0);
-    if share && items > 0 { wilson(value, items) } else { (value, value) }
+    match wilson(value, items, 0.95) {
+        Ok(interval) if share => (interval.low, interval.high),
+        _ => (value, value),
+    }
+}
+
+/// Two-sided bootstrap p of "no difference": twice the smaller share of draws on one side of 0,
+/// where a draw at 0 counts for both sides and the observed value counts as one draw more, so that
+/// p is never 0 (Davison and Hinkley 1997, section 4.4).
+fn p_value(draws: &[f64]) -> f64 {
+    let below = draws.iter().filter(|&&draw| draw <= 0.0).count();
+    let above = draws.iter().filter(|&&draw| draw >= 0.0).count();
+    (2.0 * (below.min(above) + 1) as f64 / (draws.len() + 1) as f64).min(1.0)
 }

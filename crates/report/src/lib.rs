@@ -29,7 +29,6 @@ mod quantity;
 mod read;
 mod samples;
 mod source;
-mod statistics;
 mod svg;
 mod table;
 mod tables;

@@ -2,7 +2,7 @@
 
 use crate::bootstrap::Estimate;
 use crate::findings::Verdict;
-use crate::statistics::{benjamini_hochberg, holm};
+use ::statistics::{benjamini_hochberg, holm};
 
 /// A difference counts as clear below this p, after Holm.
 pub(crate) const ALPHA: f64 = 0.05;
