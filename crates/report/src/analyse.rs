@@ -13,10 +13,10 @@ use crate::bootstrap::{self, Draws, Estimate};
 use crate::curves;
 use crate::further::{About, Answers, Further};
 use crate::ground::Ground;
-use crate::noise;
 pub(crate) use crate::quantity::{ALPHA, Change, Measure, Test};
 use crate::read::Group;
 use crate::words::Unit;
+use crate::{extraction, fidelity, inclusion, matrix, noise, outliers, panels, pareto};
 
 /// Everything that the report shows.
 pub(crate) struct Analysis {
@@ -103,6 +103,11 @@ impl Point {
             .map(|language| &language.measure)
     }
 
+    /// The languages other than English.
+    pub fn others(&self) -> impl Iterator<Item = &Language> {
+        self.languages.iter().filter(|language| language.group != Group::English)
+    }
+
     /// Seeds and items behind the point: the smallest over its languages.
     pub fn seeds_and_items(&self) -> (usize, usize) {
         let least = |count: fn(&Estimate) -> usize| {
@@ -142,7 +147,17 @@ pub(crate) fn analyse(
         .collect::<Result<_>>()?;
     let curves = curves(arranged, &draws, baseline);
     let ground = Ground { curves: &curves, draws: &draws, baseline };
-    let further = Further { noise: noise::table(&ground), ..Further::default() };
+    let further = Further {
+        noise: noise::table(&ground),
+        panels: panels::panels(&ground),
+        matrices: matrix::matrices(&ground),
+        inclusions: inclusion::inclusions(&ground),
+        fidelity: fidelity::fidelity(&ground),
+        extraction: extraction::extraction(&ground),
+        pareto: pareto::fronts(&ground),
+        outliers: outliers::outliers(&ground),
+        ..Further::default()
+    };
     let mut analysis = Analysis {
         curves,
         further,

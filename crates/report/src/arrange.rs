@@ -55,11 +55,24 @@ pub(crate) struct Series {
     pub variant: String,
 }
 
+impl Series {
+    /// The training languages other than English, in the design's order.
+    pub fn others(&self) -> Vec<String> {
+        self.train_langs
+            .split([',', ' ', '+'])
+            .filter(|lang| !lang.is_empty() && !language::same_language(lang, "en"))
+            .map(String::from)
+            .collect()
+    }
+}
+
 /// One language's scores at one point.
 pub(crate) struct Cell {
     pub lang: String,
     pub group: Group,
     pub seeds: Vec<SeedScores>,
+    /// The names of the runs, seed by seed; empty where the input does not name them.
+    pub runs: Vec<String>,
     /// Distinct items; 0 in an aggregate.
     pub items: usize,
     /// Whether every score is 0 or 1.
@@ -128,11 +141,15 @@ pub(crate) fn arrange(scores: &Scores, config: &ReportConfig) -> Result<Arranged
         };
         rows.push((key, row.value));
     }
+    let mut runs = vec![""; scores.replicates.len()];
+    for (replicate, &rank) in scores.replicates.iter().zip(&replicates) {
+        runs[rank as usize] = &replicate.run;
+    }
     rows.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
     note_repeated_seeds(scores, &of_design, &mut notes);
     let tasks = rows
         .chunk_by(|a, b| a.0.task == b.0.task)
-        .map(|rows| task(rows, scores, &metrics, &series))
+        .map(|rows| task(rows, scores, &metrics, &series, &runs))
         .collect::<Result<_>>()?;
     Ok(Arranged { tasks, notes })
 }
@@ -286,13 +303,20 @@ fn note_repeated_seeds(scores: &Scores, of_design: &[usize], notes: &mut Vec<Str
 }
 
 /// The rows of one task, in order.
-fn task(rows: &[(Key, f64)], scores: &Scores, metrics: &[u32], series: &[Series]) -> Result<Task> {
+fn task(
+    rows: &[(Key, f64)],
+    scores: &Scores,
+    metrics: &[u32],
+    series: &[Series],
+    runs: &[&str],
+) -> Result<Task> {
     let mut universe: Vec<u32> = rows.iter().filter_map(|(key, _)| key.item).collect();
     universe.sort_unstable();
     universe.dedup();
     let name = scores.tasks.name(rows[0].0.task).to_string();
     let mut builder = CellBuilder {
         universe: &universe,
+        runs,
         known: HashMap::new(),
         coverages: Vec::new(),
         task: &name,
@@ -328,6 +352,8 @@ fn task(rows: &[(Key, f64)], scores: &Scores, metrics: &[u32], series: &[Series]
 /// Makes the cells of a task and keeps the coverages that they share.
 struct CellBuilder<'a> {
     universe: &'a [u32],
+    /// Names of the runs, by rank.
+    runs: &'a [&'a str],
     known: HashMap<Coverage, usize>,
     coverages: Vec<Coverage>,
     task: &'a str,
@@ -342,10 +368,12 @@ impl CellBuilder<'_> {
             .chunk_by(|a, b| a.0.replicate == b.0.replicate)
             .map(|rows| self.seed(rows, lang))
             .collect::<Result<_>>()?;
+        let of_seeds = rows.chunk_by(|a, b| a.0.replicate == b.0.replicate);
+        let runs = of_seeds.map(|rows| self.runs[rows[0].0.replicate].to_string()).collect();
         let mut items: Vec<_> = rows.iter().filter_map(|(key, _)| key.item).collect();
         items.sort_unstable();
         items.dedup();
-        Ok(Cell { lang: lang.to_string(), group, seeds, items: items.len(), binary, share })
+        Ok(Cell { lang: lang.to_string(), group, seeds, runs, items: items.len(), binary, share })
     }
 
     fn seed(&mut self, rows: &[(Key, f64)], lang: &str) -> Result<SeedScores> {

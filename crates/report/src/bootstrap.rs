@@ -238,8 +238,8 @@ impl Draws<'_> {
     }
 
     /// The statistic draw by draw: the same draws for every statistic.
-    pub fn values(&self, statistic: &Statistic) -> Vec<f64> {
-        self.draws.iter().map(|values| statistic.of(values)).collect()
+    pub fn values(&self, statistic: &Statistic) -> Option<Vec<f64>> {
+        Some(self.draws.iter().map(|values| statistic.of(values)).collect())
     }
 
     /// The statistic as observed, with its percentile interval; `None` where it is not a number (an

@@ -76,13 +76,14 @@ pub(crate) enum NoiseOf {
     NonEnglishMean,
 }
 
-/// Two series side by side at the same n: two scripts, two settings.
+/// Two kinds of mixture side by side at the same n: two scripts, two settings.
 pub(crate) struct Panel {
     pub about: About,
     pub unit: Unit,
     pub kind: PanelKind,
-    /// The two curves that are compared, and what tells them apart: `Latin: es, fr`.
-    pub curves: [usize; 2],
+    /// The curves of the two sides (mostly one each; of several the mean is taken), and what tells
+    /// the sides apart: `Latin: es+fr`.
+    pub curves: [Vec<usize>; 2],
     pub names: [String; 2],
     /// Further curves of the same kind to draw beside them, such as the mixture of both scripts.
     pub beside: Vec<(usize, String)>,
@@ -102,9 +103,11 @@ pub(crate) enum PanelKind {
 /// The second curve less the first, at one n.
 pub(crate) struct PanelPoint {
     pub n: i64,
+    /// The mean over the non-English languages of each side.
+    pub means: [Option<Estimate>; 2],
     pub languages: Vec<(String, Contrast)>,
     pub non_english: Option<Contrast>,
-    /// Over the languages that neither curve was trained on.
+    /// Over the languages that neither side was trained on.
     pub unseen_by_both: Option<Contrast>,
 }
 
@@ -120,6 +123,8 @@ pub(crate) struct Matrix {
     pub about: About,
     pub unit: Unit,
     pub n: i64,
+    /// The n of the runs that gains are taken from.
+    pub baseline: i64,
     /// One row per mixture: its curve and its languages other than English, `es+fr`.
     pub sources: Vec<(usize, String)>,
     pub targets: Vec<String>,

@@ -131,6 +131,17 @@ impl Ground<'_> {
         self.draws_of(place.curve).estimate(&statistic)
     }
 
+    /// A sum of terms, as it stands.
+    pub fn estimate_of(&self, terms: &[Term]) -> Option<Estimate> {
+        self.draws_of(terms.first()?.1.curve).estimate(&self.statistic(terms)?)
+    }
+
+    /// One place's number over another's.
+    pub fn ratio(&self, top: Place, bottom: Place, over: &Over) -> Option<Estimate> {
+        let of = |place: Place| over.statistic(self.point(place)?);
+        self.draws_of(top.curve).estimate(&Statistic::ratio(of(top)?, of(bottom)?))
+    }
+
     /// The sum of terms with its test against 0; `None` where a language is not scored. All places
     /// must be of one task.
     pub fn contrast(&self, terms: &[Term]) -> Option<Contrast> {

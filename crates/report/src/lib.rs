@@ -18,13 +18,20 @@ mod arrange;
 mod bootstrap;
 mod chart;
 mod curves;
+mod extraction;
+mod fidelity;
 mod figures;
 mod findings;
 mod forms;
 mod further;
 mod ground;
+mod inclusion;
+mod matrix;
 mod noise;
+mod outliers;
 mod page;
+mod panels;
+mod pareto;
 mod quantity;
 mod read;
 mod samples;
@@ -185,7 +192,7 @@ pub fn run(
     let figures = figures::all(&analysis);
     figures::write(&figures, out)?;
     let summary = Summary {
-        rows: input.rows.len() as u64,
+        rows: input.count as u64,
         runs: input.runs(),
         languages: input.langs.list.len(),
         findings,

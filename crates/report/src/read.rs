@@ -15,7 +15,7 @@ use crate::ReportConfig;
 use crate::source::{Numbers, Source, Text};
 
 /// The columns that the report understands.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "lang",
     "n",
     "value",
@@ -34,12 +34,20 @@ const COLUMNS: [&str; 18] = [
     "train_seed",
     "split",
     "signature",
+    "detail",
 ];
+
+/// The metric whose `detail` names the language of an answer that is not in the one asked for.
+const LANGUAGE_FIDELITY: &str = "language_fidelity";
+/// The metric that is made from it: answers in English that were to be in another language.
+pub(crate) const ANSWERS_IN_ENGLISH: &str = "answers_in_english";
 
 /// Everything read.
 #[derive(Default)]
 pub(crate) struct Scores {
     pub rows: Vec<Row>,
+    /// Rows of the input that count; `rows` holds those made from them too.
+    pub count: usize,
     pub tasks: Names,
     pub metrics: Names,
     pub langs: Names,
@@ -198,6 +206,7 @@ struct Columns {
     train_seed: Numbers<i64>,
     split: Text,
     signature: Text,
+    detail: Text,
 }
 
 impl Columns {
@@ -221,6 +230,7 @@ impl Columns {
             train_seed: source.integers("train_seed")?,
             split: source.text("split")?,
             signature: source.text("signature")?,
+            detail: source.text("detail")?,
         })
     }
 
@@ -331,6 +341,18 @@ impl Reader {
             return Err(self.twice(&made, path, row));
         }
         self.scores.rows.push(made);
+        self.scores.count += 1;
+        if metric == LANGUAGE_FIDELITY
+            && !language::same_language(lang, "en")
+            && columns.detail.is_there()
+        {
+            // `contradicted: en`
+            let detected = columns.detail.get(row).and_then(|detail| detail.rsplit(": ").next());
+            let english =
+                value == 0.0 && detected.is_some_and(|tag| language::same_language(tag, "en"));
+            let metric = self.scores.metrics.id(ANSWERS_IN_ENGLISH);
+            self.scores.rows.push(Row { metric, value: f64::from(u8::from(english)), ..made });
+        }
         Ok(())
     }
 

@@ -25,6 +25,11 @@ pub(crate) struct Source<'a> {
 pub(crate) struct Text(Option<StringChunked>);
 
 impl Text {
+    /// Whether the file has the column.
+    pub fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub fn get(&self, row: usize) -> Option<&str> {
         self.0.as_ref().and_then(|column| column.get(row)).filter(|text| !text.is_empty())
     }
