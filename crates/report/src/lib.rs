@@ -24,6 +24,7 @@ mod figures;
 mod findings;
 mod forms;
 mod further;
+mod further_tables;
 mod ground;
 mod inclusion;
 mod matrix;

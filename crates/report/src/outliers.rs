@@ -1,10 +1,11 @@
 //! Scores that do not fit their neighbours: a checkpoint that collapsed in one language, a seed that
 //! went astray.
 //!
-//! Each language's scores along n get a robust line (Theil 1950, Sen 1968) over
-//! log(n + smallest positive n); what all languages share at an n (the median of their departures) is
-//! taken off; the rest is held against the median absolute departure of the curve. Flagged from 3.5
-//! robust standard deviations on (Iglewicz and Hoaglin 1993), if it also stands after Holm.
+//! Each language's scores along n get a robust line over log n (Theil 1950, Sen 1968); what all
+//! languages share at an n (the median of their departures) is taken off; the rest is held against
+//! the median absolute departure of the curve, more where the language's own is larger. Flagged from
+//! 3.5 robust standard deviations on (Iglewicz and Hoaglin 1993), if it also stands after Holm.
+//! n = 0 stays out: the step to the first examples is what a study is after, and no stray.
 
 use crate::analyse::{Curve, Point};
 use crate::further::Outlier;
@@ -28,6 +29,7 @@ pub(crate) fn outliers(ground: &Ground) -> Vec<Outlier> {
         found.extend(seeds(ground, at));
         all.extend(found);
     }
+    all.sort_by(|a, b| b.z.abs().total_cmp(&a.z.abs()));
     all
 }
 
@@ -35,37 +37,40 @@ pub(crate) fn outliers(ground: &Ground) -> Vec<Outlier> {
 fn cells(ground: &Ground, at: usize) -> Vec<Outlier> {
     let curve = ground.curve(at);
     let langs = languages(curve);
-    if curve.points.len() < LEAST_POINTS || langs.len() < LEAST_LANGUAGES {
+    let points: Vec<&Point> = curve.points.iter().filter(|point| point.n > 0).collect();
+    if points.len() < LEAST_POINTS || langs.len() < LEAST_LANGUAGES {
         return Vec::new();
     }
-    let scores: Vec<Vec<f64>> = langs
-        .iter()
-        .map(|lang| curve.points.iter().map(|point| value(point, lang)).collect())
-        .collect();
-    let expected = expected(&scores, &places(curve));
+    let scores: Vec<Vec<f64>> =
+        langs.iter().map(|lang| points.iter().map(|point| value(point, lang)).collect()).collect();
+    let places: Vec<f64> = points.iter().map(|point| (point.n as f64).ln()).collect();
+    let expected = expected(&scores, &places);
     let departures: Vec<f64> = scores
         .iter()
         .flatten()
         .zip(expected.iter().flatten())
         .map(|(score, expected)| score - expected)
         .collect();
-    let scale = scale(&departures).max(resolution(scores.iter().flatten().copied()) / 2.0);
-    let freedom = ((langs.len() - 1) * (curve.points.len() - 2)) as f64;
-    let width = curve.points.len();
+    let width = points.len();
+    let least = scale(&departures).max(resolution(scores.iter().flatten().copied()) / 2.0);
+    // A language of its own few points says little of its own spread: half its, half the curve's.
+    let own = |of_language: &[f64]| (scale(of_language) / 2.0 + least / 2.0).max(least);
+    let scales: Vec<f64> = departures.chunks(width).map(own).collect();
+    let freedom = ((langs.len() - 1) * (width - 2)) as f64;
     let mut all: Vec<Outlier> = departures
         .iter()
         .enumerate()
         .map(|(place, departure)| {
             let (row, column) = (place / width, place % width);
-            let point = &curve.points[column];
+            let (point, z) = (points[column], departure / scales[row]);
             Outlier {
                 curve: at,
                 n: point.n,
                 lang: langs[row].clone(),
                 value: scores[row][column],
                 expected: expected[row][column],
-                z: departure / scale,
-                test: test(departure / scale, freedom),
+                z,
+                test: test(z, freedom),
                 run: None,
                 runs: runs(ground, at, point, &langs[row]),
             }
@@ -152,13 +157,6 @@ fn value(point: &Point, lang: &str) -> f64 {
 fn runs(ground: &Ground, at: usize, point: &Point, lang: &str) -> Vec<String> {
     let cell = point.languages.iter().find(|one| one.lang == lang).map(|one| one.cell);
     cell.map(|cell| ground.draws_of(at).task().cells[cell].runs.clone()).unwrap_or_default()
-}
-
-/// Where the points stand along n.
-fn places(curve: &Curve) -> Vec<f64> {
-    let n: Vec<f64> = curve.points.iter().map(|point| point.n as f64).collect();
-    let first = n.iter().copied().find(|&n| n > 0.0).unwrap_or(1.0);
-    n.into_iter().map(|n| (n + first).ln()).collect()
 }
 
 /// By language and n: the language's robust line plus what all languages share at that n.

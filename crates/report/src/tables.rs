@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::analyse::{Analysis, Curve, Language, Measure, Point, Test};
 use crate::bootstrap::Estimate;
 use crate::forms;
+use crate::further_tables;
 use crate::table::{Cell, Column, Row, Table};
 use crate::words::{self, Unit};
 
@@ -20,6 +21,8 @@ pub(crate) struct Tables {
     pub perf_to_en: Table,
     pub seen_unseen: Table,
     pub differences: Table,
+    /// Those of the further analyses that found something.
+    pub further: Vec<Table>,
     pub key: KeyTable,
 }
 
@@ -54,6 +57,7 @@ pub(crate) fn all(analysis: &Analysis) -> Tables {
         perf_to_en: perf_to_en(analysis),
         seen_unseen: seen_unseen(analysis),
         differences: differences(analysis),
+        further: further_tables::all(analysis),
         key: key(analysis),
     }
 }
@@ -61,7 +65,8 @@ pub(crate) fn all(analysis: &Analysis) -> Tables {
 impl Tables {
     /// Every table that is written.
     pub fn all(&self) -> Vec<&Table> {
-        vec![&self.languages, &self.perf_to_en, &self.seen_unseen, &self.differences]
+        let of_curves = [&self.languages, &self.perf_to_en, &self.seen_unseen, &self.differences];
+        of_curves.into_iter().chain(&self.further).collect()
     }
 
     /// Writes every table in every form below `out/tables`.
@@ -69,7 +74,9 @@ impl Tables {
         let folder = out.join("tables");
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         for table in self.all() {
-            forms::write(table, &sections(table, analysis), &folder)?;
+            let further = self.further.iter().any(|one| one.name == table.name);
+            let sections = if further { Vec::new() } else { sections(table, analysis) };
+            forms::write(table, &sections, &folder)?;
         }
         Ok(())
     }
@@ -87,16 +94,16 @@ fn sections(table: &Table, analysis: &Analysis) -> Vec<(String, Table)> {
 }
 
 /// The names of the columns that say what a row is about, and a curve's values of them.
-struct Keys {
+pub(crate) struct Keys {
     variants: bool,
 }
 
 impl Keys {
-    fn new(analysis: &Analysis) -> Self {
+    pub fn new(analysis: &Analysis) -> Self {
         Keys { variants: analysis.curves.iter().any(|curve| !curve.series.variant.is_empty()) }
     }
 
-    fn columns(&self, with_n: bool) -> Vec<Column> {
+    pub fn columns(&self, with_n: bool) -> Vec<Column> {
         let names = [
             ("task", "Task"),
             ("model", "Model"),
@@ -111,7 +118,7 @@ impl Keys {
         columns
     }
 
-    fn cells(&self, curve: &Curve, n: Option<i64>) -> Vec<Cell> {
+    pub fn cells(&self, curve: &Curve, n: Option<i64>) -> Vec<Cell> {
         let series = &curve.series;
         let mut cells: Vec<_> = [&curve.task, &series.model, &series.setting, &series.train_langs]
             .map(Cell::text)
@@ -224,7 +231,7 @@ fn seen_unseen(analysis: &Analysis) -> Table {
     }
 }
 
-fn test_cells(test: Option<&Test>) -> [Cell; 2] {
+pub(crate) fn test_cells(test: Option<&Test>) -> [Cell; 2] {
     match test {
         Some(test) => [Cell::probability(test.p_holm), Cell::text(test.verdict().to_string())],
         None => [Cell::Empty, Cell::Empty],
