@@ -21,7 +21,7 @@ impl Stage {
     /// Raised whenever the stage's output changes for the same settings and inputs.
     pub fn version(self) -> u32 {
         match self {
-            Stage::Eval => 2,
+            Stage::Eval | Stage::Report => 2,
             _ => 1,
         }
     }

@@ -84,7 +84,7 @@ fn differences_are_paired_by_item() {
     let made = report_text(&csv);
     let differences = made.table("baseline_differences");
     let row = row(&differences, &[("of", "es")]);
-    assert_eq!(row["verdict"], "clear", "{row:?}");
+    assert_eq!(row["verdict"], "clear in one run", "{row:?}");
     // √(.05 · .95 / 200) · 1.96 = .030
     assert!(
         (number(row, "difference_high") - 0.080).abs() < 0.012
