@@ -13,6 +13,7 @@
 //! | do two rise together | Spearman with a permutation p | [`correlation`] |
 //! | where do more data stop helping | shapes along n, chosen by AICc | [`curve`] |
 //! | what would another mixture score | the chosen curve, refitted to every draw | [`response`] |
+//! | which factors does it vary with | crossed random effects, ANOVA or REML | [`variance`] |
 //!
 //! What cannot be computed is a result too: [`Unavailable`] says why. Nothing here knows of files,
 //! tables or languages, and nothing depends on the number of threads.
@@ -33,6 +34,7 @@ pub mod response;
 pub mod sample;
 pub mod statistic;
 pub mod unavailable;
+pub mod variance;
 pub mod verdict;
 
 pub use bootstrap::{Covariance, Draws, Estimate, Method, Options, RunSpread, Runs};
@@ -51,4 +53,5 @@ pub use response::{Prediction, Response};
 pub use sample::{Cell, Sample, SeedScores};
 pub use statistic::Statistic;
 pub use unavailable::{Outcome, Unavailable};
+pub use variance::{Component, Decomposition, Factor, decompose};
 pub use verdict::{Evidence, Flag, Reason, Verdict, flag};
