@@ -9,6 +9,7 @@
 //! functions in [`metric`], each equal to its reference implementation or defined by a paper.
 
 mod input;
+pub mod judge;
 pub mod metric;
 mod prompt;
 mod score;

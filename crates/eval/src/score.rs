@@ -75,7 +75,7 @@ pub fn run(config: &Config, generations: &[PathBuf], out: &Path, ctx: &Context) 
             let ids = survey.ids(&batch, input, config, row)?;
             let scores = scorer.score(&batch, &ids)?;
             summary.add(&ids, &scores);
-            writer.write(&survey.frame(&batch, &ids, &scores, input.path())?)?;
+            writer.write(&survey.frame(&batch, &ids, &rows(&scores), input.path())?)?;
             row += batch.height();
             bar.inc(batch.height() as u64);
         }
@@ -104,9 +104,18 @@ pub(crate) struct Score<'a> {
     pub value: Value,
 }
 
+/// One row of the output.
+pub(crate) struct ScoreRow<'a> {
+    /// The answer's row in its batch.
+    pub at: usize,
+    pub metric: &'a str,
+    pub value: &'a Value,
+    pub signature: &'a str,
+}
+
 /// What the inputs hold, found in a first pass.
 #[derive(Default)]
-struct Survey {
+pub(crate) struct Survey {
     languages: BTreeMap<String, String>, // as written → canonical
     tasks: BTreeSet<String>,
     carried: Vec<(String, DataType)>,
@@ -116,7 +125,7 @@ struct Survey {
 }
 
 impl Survey {
-    fn of(inputs: &[Input], config: &Config, ctx: &Context) -> Result<Survey> {
+    pub(crate) fn of(inputs: &[Input], config: &Config, ctx: &Context) -> Result<Survey> {
         let mut survey = Survey::default();
         let mut unnamed_runs: Vec<String> = Vec::new();
         for input in inputs {
@@ -201,8 +210,13 @@ impl Survey {
         Ok(())
     }
 
+    /// The languages, canonical.
+    pub(crate) fn languages(&self) -> Vec<String> {
+        self.languages.values().cloned().collect()
+    }
+
     /// The ids of a batch whose first row is `first` in its file.
-    fn ids(
+    pub(crate) fn ids(
         &self,
         batch: &DataFrame,
         input: &Input,
@@ -236,34 +250,29 @@ impl Survey {
     }
 
     /// Score rows of a batch (read from `path`): ids, metric, value, detail, signature, and what is carried along.
-    fn frame(
+    pub(crate) fn frame(
         &self,
         batch: &DataFrame,
         ids: &[Ids],
-        scores: &[Vec<Score>],
+        rows: &[ScoreRow],
         path: &Path,
     ) -> Result<DataFrame> {
-        let rows: Vec<(usize, &Score)> = scores
-            .iter()
-            .enumerate()
-            .flat_map(|(at, of)| of.iter().map(move |score| (at, score)))
-            .collect();
         let id = |name: &str, pick: fn(&Ids) -> &str| {
-            text(name, rows.iter().map(|&(at, _)| Some(pick(&ids[at]))))
+            text(name, rows.iter().map(|row| Some(pick(&ids[row.at]))))
         };
-        let values = rows.iter().map(|(_, score)| score.value.value);
+        let values = rows.iter().map(|row| row.value.value);
         let mut columns = vec![
             id("run_id", |id| &id.run_id),
             id("example_id", |id| &id.example_id),
             id("item_id", |id| &id.item_id),
             id("lang", |id| &id.lang),
             id("task", |id| &id.task),
-            text("metric", rows.iter().map(|(_, score)| Some(score.metric.name()))),
+            text("metric", rows.iter().map(|row| Some(row.metric))),
             Float64Chunked::from_iter_options("value".into(), values).into_column(),
-            text("detail", rows.iter().map(|(_, score)| score.value.detail.as_deref())),
-            text("signature", rows.iter().map(|(_, score)| Some(score.signature))),
+            text("detail", rows.iter().map(|row| row.value.detail.as_deref())),
+            text("signature", rows.iter().map(|row| Some(row.signature))),
         ];
-        let taken: Vec<IdxSize> = rows.iter().map(|&(at, _)| at as IdxSize).collect();
+        let taken: Vec<IdxSize> = rows.iter().map(|row| row.at as IdxSize).collect();
         let taken = IdxCa::from_vec("rows".into(), taken);
         for (name, dtype) in &self.carried {
             columns.push(match batch.column(name) {
@@ -282,6 +291,18 @@ impl Survey {
         }
         Ok(DataFrame::new(taken.len(), columns)?)
     }
+}
+
+/// The scores of a batch's answers as rows.
+fn rows<'a>(scores: &'a [Vec<Score>]) -> Vec<ScoreRow<'a>> {
+    let row = |at, score: &'a Score<'a>| ScoreRow {
+        at,
+        metric: score.metric.name(),
+        value: &score.value,
+        signature: score.signature,
+    };
+    let answers = scores.iter().enumerate();
+    answers.flat_map(|(at, of)| of.iter().map(move |score| row(at, score))).collect()
 }
 
 fn text<'a>(name: &str, values: impl Iterator<Item = Option<&'a str>>) -> Column {

@@ -5,12 +5,15 @@
 //! synth → ingest → tokenizer → mix ─┬→ train → generate → eval ─┬→ report
 //!                └→ prompts ────────┴→ train → generate → eval ─┘
 //! ```
+//!
+//! With a judge, each run has a step `judge` beside its `eval`, which also reads the answers of the baseline's run.
 
 use anyhow::Result;
-use artifact::Factors;
+use artifact::config::nearest;
+use artifact::{Factors, bail_user};
 use clap::ValueEnum;
 
-use crate::pipeline::Pipeline;
+use crate::pipeline::{JudgedAgainst, Pipeline};
 
 /// The stages, in the order of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -31,6 +34,8 @@ pub enum Stage {
     Generate,
     /// Scores the answers.
     Eval,
+    /// Has a judge model rate the answers.
+    Judge,
     /// Makes tables, figures and the page.
     Report,
 }
@@ -47,6 +52,7 @@ impl Stage {
             Stage::Train => "train",
             Stage::Generate => "generate",
             Stage::Eval => "eval",
+            Stage::Judge => "judge",
             Stage::Report => "report",
         }
     }
@@ -106,7 +112,7 @@ impl Plan {
     pub fn new(pipeline: Pipeline) -> Result<Plan> {
         let mut plan = Plan { pipeline, runs: Vec::new(), steps: Vec::new() };
         plan.expand()?;
-        plan.lay_out();
+        plan.lay_out()?;
         Ok(plan)
     }
 
@@ -161,7 +167,42 @@ impl Plan {
             .collect())
     }
 
-    fn lay_out(&mut self) {
+    /// The run that the judge compares this one with; `None` where that is the run itself, or nothing is compared.
+    pub fn baseline_of(&self, run: usize) -> Result<Option<usize>> {
+        let against = self.pipeline.judge.as_ref().and_then(|judge| judge.added.baseline.as_ref());
+        let of = &self.runs[run];
+        let found = match against {
+            None => return Ok(None),
+            Some(JudgedAgainst::Run(id)) => match self.runs.iter().position(|run| run.id == *id) {
+                Some(found) => found,
+                None => {
+                    let near = nearest(id, self.runs.iter().map(|run| run.id.as_str()))
+                        .map_or(String::new(), |near| format!(", is it {near}?"));
+                    bail_user!("[judge] baseline = \"{id}\": there is no such run{near}")
+                }
+            },
+            Some(JudgedAgainst::Point { n }) => {
+                // With n the English count may change, too: that is the budget rule's doing.
+                let rest = |run: &Run| Factors { n: None, english: None, ..run.factors.clone() };
+                let fits = |other: &Run| {
+                    other.factors.n == Some(*n)
+                        && rest(other) == rest(of)
+                        && other.tasks == of.tasks
+                };
+                match self.runs.iter().position(fits) {
+                    Some(found) => found,
+                    None => bail_user!(
+                        "[judge] baseline = {{ n = {n} }}: the run {} has no counterpart with n = {n}; add {n} to [mix] n, or \
+                         name a run as the baseline",
+                        of.id
+                    ),
+                }
+            }
+        };
+        Ok((found != run).then_some(found))
+    }
+
+    fn lay_out(&mut self) -> Result<()> {
         let measures = self.pipeline.measures;
         let synth = self.add_if(self.pipeline.synth.is_some(), Stage::Synth, &[]);
         let ingest = self.add_if(true, Stage::Ingest, &[synth]);
@@ -169,6 +210,7 @@ impl Plan {
         let mix = self.add_if(self.pipeline.mix.is_some(), Stage::Mix, &[ingest, tokenizer]);
         let prompts = self.add_if(measures, Stage::Prompts, &[ingest]);
         let mut measured = Vec::new();
+        let mut generates = Vec::new();
         for run in 0..self.runs.len() {
             let random = self.pipeline.models[self.runs[run].model].init.is_some();
             let tokenizer = tokenizer.filter(|_| random);
@@ -177,9 +219,22 @@ impl Plan {
                 let generate = self.add(Stage::Generate, Some(run), &[Some(train), prompts]);
                 let eval = self.add(Stage::Eval, Some(run), &[Some(generate)]);
                 measured.extend([Some(generate), Some(eval)]);
+                generates.push(generate);
+            }
+        }
+        if measures && self.pipeline.judges() {
+            for run in 0..self.runs.len() {
+                let baseline = self.baseline_of(run)?.map(|other| generates[other]);
+                let rates = self.pipeline.judge_config(None).rating;
+                if !rates && baseline.is_none() {
+                    continue; // the baseline's own run, of which nothing is asked
+                }
+                let judge = self.add(Stage::Judge, Some(run), &[Some(generates[run]), baseline]);
+                measured.push(Some(judge));
             }
         }
         self.add_if(measures, Stage::Report, &measured);
+        Ok(())
     }
 
     fn add_if(&mut self, there: bool, stage: Stage, needs: &[Option<usize>]) -> Option<usize> {

@@ -158,8 +158,16 @@ pub fn inputs(
         Stage::Eval => {
             inputs.output("generations", need(Stage::Generate)?, "generations.parquet")?;
         }
+        Stage::Judge => {
+            let mut answers = all(Stage::Generate);
+            let own = answers.next().with_context(|| format!("{} needs generate", step.name))?;
+            inputs.output("generations", own, "generations.parquet")?;
+            if let Some(baseline) = answers.next() {
+                inputs.output("baseline", baseline, "generations.parquet")?;
+            }
+        }
         Stage::Report => {
-            for scores in all(Stage::Eval) {
+            for scores in all(Stage::Eval).chain(all(Stage::Judge)) {
                 inputs.output("scores", scores, "scores.parquet")?;
             }
             for generations in all(Stage::Generate) {
@@ -172,6 +180,12 @@ pub fn inputs(
 
 fn run_of<'a>(plan: &'a Plan, step: &Step) -> Result<&'a Run> {
     step.run.map(|run| &plan.runs[run]).with_context(|| format!("{} has no run", step.name))
+}
+
+/// The id of the run that this step's answers are compared with.
+pub fn baseline_of<'a>(plan: &'a Plan, step: &Step) -> Result<Option<&'a str>> {
+    let baseline = step.run.map(|run| plan.baseline_of(run)).transpose()?.flatten();
+    Ok(baseline.map(|run| plan.runs[run].id.as_str()))
 }
 
 fn design_of(plan: &Plan) -> Result<&mix::Design> {
@@ -270,6 +284,7 @@ pub fn settings(plan: &Plan, step: &Step) -> Result<Value> {
             json!({"generate": config, "run_id": id, "mixture_id": mixture, "factors": factors})
         }
         Stage::Eval => pipeline.eval_settings()?,
+        Stage::Judge => pipeline.judge_settings(baseline_of(plan, step)?)?,
         Stage::Report => json!(pipeline.report_config(&[])),
     })
 }
@@ -343,6 +358,11 @@ pub fn work(plan: &Plan, step: &Step, inputs: &Inputs, out: &Path, ctx: &Context
         }
         Stage::Eval => {
             Done::new(eval::run(&pipeline.eval_config(), inputs.all("generations"), out, ctx)?)
+        }
+        Stage::Judge => {
+            let config = pipeline.judge_config(baseline_of(plan, step)?);
+            let (own, baseline) = (inputs.all("generations"), inputs.all("baseline"));
+            Done::new(eval::judge::run(&config, own, baseline, out, ctx)?)
         }
         Stage::Report => {
             let config = pipeline.report_config(inputs.all("generations"));

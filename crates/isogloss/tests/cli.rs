@@ -5,7 +5,7 @@ mod common;
 use artifact::polars::prelude::{ParquetCompression, ParquetWriter};
 use common::Place;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "synth",
     "ingest",
     "tokenizer",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 14] = [
     "prompts",
     "generate",
     "eval",
+    "judge",
     "report",
     "run",
     "status",
@@ -58,6 +59,7 @@ fn a_missing_file_is_named() {
         ("status gone.toml", "gone.toml"),
         ("ingest gone.jsonl --out o", "gone.jsonl"),
         ("eval gone.parquet --out o", "gone.parquet"),
+        ("judge gone.parquet --model m --out o", "gone.parquet"),
         ("report gone.parquet --out o", "gone.parquet"),
         ("mix gone.parquet --design gone.toml --out o", "gone.toml"),
         ("inspect gone.parquet", "gone.parquet"),
@@ -91,6 +93,7 @@ fn schema_prints_columns_and_the_pipelines_json_schema() {
         "train",
         "generate",
         "eval",
+        "judge",
         "report",
     ] {
         assert!(!schema["properties"][section].is_null(), "{section}");

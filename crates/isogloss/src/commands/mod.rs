@@ -4,6 +4,7 @@ pub mod eval;
 pub mod generate;
 pub mod ingest;
 pub mod inspect;
+pub mod judge;
 pub mod mix;
 pub mod path;
 pub mod prompts;

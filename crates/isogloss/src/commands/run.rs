@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use ::eval::judge::{self, Estimate, URL_VARIABLE};
 use ::mix::{Planned, mixtures_table};
 use ::train::config::Device;
 use anyhow::{Context as _, Result};
@@ -18,7 +19,8 @@ use crate::console::print;
 use crate::pipeline::load;
 use crate::plan::{Plan, Stage};
 use crate::runner::{Runner, Selection};
-use crate::status::{Overview, states};
+use crate::stages;
+use crate::status::{Overview, State, states};
 
 /// Runs a pipeline file: every step that the store does not hold yet.
 ///
@@ -69,6 +71,11 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let runner = Runner::new(&plan, &store);
     if args.dry_run {
         return dry_run(&runner, ctx);
+    }
+    if plan.pipeline.judge.is_some() && !plan.pipeline.judges() {
+        ctx.warn(format!(
+            "no endpoint for the judge: give [judge] base_url, or set {URL_VARIABLE}; the report has the other metrics alone"
+        ));
     }
     let selection = match (args.only, args.from) {
         (Some(stage), _) => Selection::Only(stage),
@@ -178,16 +185,40 @@ fn dry_run(runner: &Runner<'_>, ctx: &Context) -> Result<()> {
     if !mixtures.is_empty() {
         print(format!("{}\n", mixtures_table(&mixtures).to_string().trim_end()))?;
     }
-    let mut table = TextTable::new(&["run", "train", "generate", "eval"]);
+    let stages = match plan.pipeline.judges() {
+        true => &[Stage::Train, Stage::Generate, Stage::Eval, Stage::Judge][..],
+        false => &[Stage::Train, Stage::Generate, Stage::Eval][..],
+    };
+    let header: Vec<&str> =
+        std::iter::once("run").chain(stages.iter().map(|stage| stage.name())).collect();
+    let mut table = TextTable::new(&header);
     for (index, run) in plan.runs.iter().enumerate() {
-        let state = |stage| {
+        let state = |&stage: &Stage| {
             plan.find(stage, Some(index)).map_or("–", |step| states[step].word()).to_owned()
         };
-        let cells = [Stage::Train, Stage::Generate, Stage::Eval].map(state);
-        table.row([vec![run.id.clone()], cells.to_vec()].concat());
+        table.row(std::iter::once(run.id.clone()).chain(stages.iter().map(state)).collect());
     }
     print(table)?;
+    if let Some(estimate) = to_judge(runner, &states, ctx)? {
+        print(format!("judge, of the runs that have answers: {estimate}"))?;
+    }
     print(Overview { plan, states: &states }.to_string().trim_end())
+}
+
+/// What the judge would be asked about answers that are there.
+fn to_judge(runner: &Runner<'_>, states: &[State], ctx: &Context) -> Result<Option<Estimate>> {
+    let mut sum: Option<Estimate> = None;
+    for step in runner.plan.of_stage(Stage::Judge) {
+        if states[step] == State::Cached {
+            continue;
+        }
+        let Some((inputs, _)) = runner.resolve(step)? else { continue };
+        let baseline = stages::baseline_of(runner.plan, &runner.plan.steps[step])?;
+        let config = runner.plan.pipeline.judge_config(baseline);
+        let (own, against) = (inputs.all("generations"), inputs.all("baseline"));
+        sum.get_or_insert_default().add(&judge::estimate(&config, own, against, ctx)?);
+    }
+    Ok(sum)
 }
 
 /// Rows and tokens of every mixture.

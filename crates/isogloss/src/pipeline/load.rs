@@ -20,7 +20,9 @@ pub fn load(path: &Path) -> Result<Pipeline> {
         std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
     pipeline.base = absolute.parent().unwrap_or(Path::new("/")).to_owned();
     pipeline.measures =
-        pipeline.generate.is_some() || pipeline.eval.is_some() || pipeline.report.is_some();
+        [pipeline.generate.is_some(), pipeline.eval.is_some(), pipeline.judge.is_some()]
+            .contains(&true)
+            || pipeline.report.is_some();
     pipeline.resolve_paths()?;
     pipeline.fill_languages()?;
     pipeline.share_tasks();
@@ -41,8 +43,12 @@ impl Pipeline {
             self.tokenizer.iter_mut().filter_map(|tokenizer| tokenizer.added.path.as_mut());
         let export = self.export.iter_mut().map(|export| &mut export.model);
         let eval = self.eval.iter_mut().flat_map(|eval| &mut eval.tasks);
-        for path in models.chain(tokenizer).chain(export).chain(&mut self.prompts.tasks).chain(eval)
-        {
+        let judge = self.judge.iter_mut().flat_map(|judge| {
+            let judge = &mut judge.stage;
+            [&mut judge.rating_prompt, &mut judge.pairwise_prompt, &mut judge.cache]
+        });
+        let tasks = self.prompts.tasks.iter_mut().chain(eval);
+        for path in models.chain(tokenizer).chain(export).chain(tasks).chain(judge.flatten()) {
             *path = resolve(&base, path)?;
         }
         Ok(())
@@ -71,6 +77,9 @@ impl Pipeline {
             }
         }
         fill(&mut self.eval.get_or_insert_default().languages, &all);
+        if let Some(judge) = &mut self.judge {
+            fill(&mut judge.stage.languages, &all);
+        }
         if let Some(design) = &mut self.mix
             && design.language_sets.is_empty()
             && design.preset != Some(mix::Preset::StudyScript)
@@ -109,6 +118,10 @@ impl Pipeline {
             );
         }
         self.check_models(is_name)?;
+        if let Some(judge) = &self.judge {
+            judge.check(judge.added.baseline.is_some()).context("in [judge]")?;
+            self.judge_settings(None).context("in [judge]")?;
+        }
         self.check_seeds()?;
         self.check_design()
     }

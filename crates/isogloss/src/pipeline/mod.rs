@@ -53,6 +53,9 @@ pub struct Pipeline {
     pub generate: Option<With<Shots, GenerateConfig>>,
     /// How answers are scored.
     pub eval: Option<eval::Config>,
+    /// Who judges the answers, and against which run they are compared. Without an endpoint nothing is judged, and the
+    /// report has the other metrics alone.
+    pub judge: Option<With<JudgeBaseline, eval::judge::Config>>,
     /// How the report is made.
     pub report: Option<report::ReportConfig>,
     /// Where to put the trained model; for a pipeline with one run.
@@ -149,6 +152,31 @@ pub struct Shots {
 
 impl Added for Shots {
     const FIELDS: &'static [&'static str] = &["shots"];
+}
+
+/// What `[judge]` has beside the judge's settings.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JudgeBaseline {
+    /// The run that each run is compared with: a run's id, or { n = 0 } for the one that differs in n alone.
+    pub baseline: Option<JudgedAgainst>,
+}
+
+impl Added for JudgeBaseline {
+    const FIELDS: &'static [&'static str] = &["baseline"];
+}
+
+/// The run that others are compared with.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum JudgedAgainst {
+    /// The run of that id.
+    Run(String),
+    /// The run that has this n and is the same otherwise.
+    Point {
+        /// Examples per seen language other than English.
+        n: i64,
+    },
 }
 
 /// `[export]`.

@@ -109,6 +109,25 @@ impl Pipeline {
         Ok(settings)
     }
 
+    /// Whether answers are judged: there is a `[judge]`, and an endpoint to ask.
+    pub fn judges(&self) -> bool {
+        self.judge.as_ref().is_some_and(|judge| judge.endpoint().is_some())
+    }
+
+    /// How answers are judged and compared with those of this run.
+    pub fn judge_config(&self, baseline: Option<&str>) -> eval::judge::Config {
+        let judge = self.judge.as_ref().map(|judge| judge.stage.clone()).unwrap_or_default();
+        eval::judge::Config { baseline: baseline.map(str::to_owned), ..judge }
+    }
+
+    /// The same, with the prompts' content instead of their paths.
+    pub fn judge_settings(&self, baseline: Option<&str>) -> Result<Value> {
+        let config = self.judge_config(baseline);
+        let mut settings = config.semantics()?;
+        settings["detector"] = json!(Detector::new(&config.languages)?.identity());
+        Ok(settings)
+    }
+
     /// How the report is made, with these generations to show examples from.
     pub fn report_config(&self, generations: &[PathBuf]) -> ReportConfig {
         let mut config = self.report.clone().unwrap_or_default();
