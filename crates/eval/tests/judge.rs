@@ -385,7 +385,8 @@ fn an_endpoint_that_fails_throughout_is_not_asked_to_the_end() {
 
 #[test]
 fn what_the_user_must_mend_stops_at_once() {
-    let cases: [(fn() -> Answer, &[&str]); 6] = [
+    type Case = (fn() -> Answer, &'static [&'static str]);
+    let cases: [Case; 6] = [
         (
             || Answer::json(401, json!({"error": {"message": "no key"}})),
             &["401", "no key", "ISOGLOSS_JUDGE_KEY"],

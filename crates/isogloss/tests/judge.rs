@@ -140,6 +140,8 @@ fn a_study_with_a_judge_reports_ratings_and_runs_on_without_one() {
         "[report]",
         "[judge]\nmodel = \"m\"\nbaseline = { n = 0 }\ncache = \"cache\"\n\n[report]",
     );
+    // A model that has learnt next to nothing answers with blanks, which are rated by rule, unless it is sampled.
+    place.edit("max_new_tokens = 4", "max_new_tokens = 24\ntemperature = 1.0");
     let run = |line: &str, url: &str| {
         let mut command = place.command(line);
         command.env("ISOGLOSS_JUDGE_URL", url);

@@ -92,7 +92,8 @@ impl Prompt {
             .and_then(|text| prompt.message(&prompt.system, &probe).map(|_| text))
             .map_err(|error| artifact::error::user(format!("{path}: {error}")))?;
         let values = [probe.question, probe.answer, probe.other.unwrap_or_default()];
-        for (name, _) in shown.iter().zip(values).filter(|(_, value)| !filled.contains(value)) {
+        let mut shown = shown.iter().zip(values);
+        if let Some((name, _)) = shown.find(|(_, value)| !filled.contains(value)) {
             bail_user!("{path}: the template `prompt` does not contain {{{{ {name} }}}}");
         }
         Ok(prompt)
