@@ -109,7 +109,8 @@ pub(crate) struct ScoreRow<'a> {
     /// The answer's row in its batch.
     pub at: usize,
     pub metric: &'a str,
-    pub value: &'a Value,
+    pub value: Option<f64>,
+    pub detail: Option<&'a str>,
     pub signature: &'a str,
 }
 
@@ -260,7 +261,7 @@ impl Survey {
         let id = |name: &str, pick: fn(&Ids) -> &str| {
             text(name, rows.iter().map(|row| Some(pick(&ids[row.at]))))
         };
-        let values = rows.iter().map(|row| row.value.value);
+        let values = rows.iter().map(|row| row.value);
         let mut columns = vec![
             id("run_id", |id| &id.run_id),
             id("example_id", |id| &id.example_id),
@@ -269,7 +270,7 @@ impl Survey {
             id("task", |id| &id.task),
             text("metric", rows.iter().map(|row| Some(row.metric))),
             Float64Chunked::from_iter_options("value".into(), values).into_column(),
-            text("detail", rows.iter().map(|row| row.value.detail.as_deref())),
+            text("detail", rows.iter().map(|row| row.detail)),
             text("signature", rows.iter().map(|row| Some(row.signature))),
         ];
         let taken: Vec<IdxSize> = rows.iter().map(|row| row.at as IdxSize).collect();
@@ -298,7 +299,8 @@ fn rows<'a>(scores: &'a [Vec<Score>]) -> Vec<ScoreRow<'a>> {
     let row = |at, score: &'a Score<'a>| ScoreRow {
         at,
         metric: score.metric.name(),
-        value: &score.value,
+        value: score.value.value,
+        detail: score.value.detail.as_deref(),
         signature: score.signature,
     };
     let answers = scores.iter().enumerate();

@@ -538,6 +538,40 @@ fn a_baseline_may_stand_in_a_file_of_its_own_and_rows_without_ids_pair_by_their_
 }
 
 #[test]
+fn answers_that_hold_no_more_than_an_id_are_joined_with_what_was_asked() {
+    use artifact::example::{Example, Message, examples_to_frame};
+    let server = Server::start(|_, _| completion("[[2]]"));
+    let place = Place::new();
+    let message =
+        |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let example = Example {
+        example_id: "e".into(),
+        task: "chat".into(),
+        lang: "es".into(),
+        messages: vec![
+            message("user", "a shot"),
+            message("assistant", "x"),
+            message("user", "¿Qué?"),
+        ],
+        ..Example::default()
+    };
+    let prompts = place.path("prompts.parquet");
+    let mut frame = examples_to_frame(&[example]).unwrap();
+    parquet::write(&prompts, &artifact::schema::EXAMPLES, &mut frame).unwrap();
+    let path = place.path("x.jsonl");
+    std::fs::write(&path, format!("{}\n", json!({"example_id": "e", "generation": SPANISH})))
+        .unwrap();
+    let config = Config { prompts: Some(prompts), ..place.config(&server.url()) };
+    place.judge(&config, &[path]).unwrap();
+    assert_eq!(place.scores().of("e", "judge_switch_aware").0, Some(2.0));
+    let text = asked(&server.requests()[0]);
+    assert!(
+        text.contains("¿Qué?") && text.contains("Spanish") && !text.contains("a shot"),
+        "{text}"
+    );
+}
+
+#[test]
 fn answers_without_their_prompt_are_refused() {
     let place = Place::new();
     let path = place.path("x.jsonl");

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use artifact::example::messages_of;
 use artifact::polars::prelude::*;
 use artifact::schema::EXAMPLES;
 use artifact::{bail_user, parquet};
 
-const COLUMNS: [&str; 4] = ["item_id", "lang", "task", "reference"];
+const COLUMNS: [&str; 5] = ["item_id", "lang", "task", "reference", "prompt"];
 
 /// The rows that were asked, by their `example_id`.
 pub struct Asked {
@@ -23,12 +24,19 @@ impl Asked {
         for df in parquet::row_groups(path, Some(&EXAMPLES))? {
             let df = df?;
             let ids = df.column("example_id")?.str()?.clone();
-            let columns = COLUMNS
+            let columns = COLUMNS[..4]
                 .iter()
                 .map(|name| Ok(df.column(name)?.str()?.clone()))
                 .collect::<Result<Vec<StringChunked>>>()?;
-            for (at, id) in ids.iter().enumerate() {
-                let value = |column: usize| columns[column].get(at).map(str::to_owned);
+            let asked = messages_of(df.column("messages")?)?;
+            for ((at, id), messages) in ids.iter().enumerate().zip(asked) {
+                // What a judge is shown as the question: without the worked examples before it.
+                let question = messages.into_iter().rfind(|message| message.role == "user");
+                let question = question.map(|message| message.content);
+                let value = |column: usize| match columns.get(column) {
+                    Some(column) => column.get(at).map(str::to_owned),
+                    None => question.clone(),
+                };
                 rows.insert(id.unwrap_or_default().to_owned(), std::array::from_fn(value));
             }
         }

@@ -16,12 +16,12 @@ use super::Config;
 use super::ask::Answer;
 use super::cache::{Cache, Request};
 use super::prompt::{Prompt, Shown};
-use super::rows::{Baseline, Texts, inputs, reading};
+use super::rows::{Baseline, Texts, inputs, naming};
 use super::summary::{Estimate, Summary};
 use super::verdict::{self, Preference};
-use crate::input::Input;
+use crate::input::{Input, Reading};
+use crate::metric::Item;
 use crate::metric::exact_match::Marks;
-use crate::metric::{Item, Value};
 use crate::score::{self, Ids, ScoreRow, Survey};
 
 /// How much of a reply the column `detail` keeps, in columns of text.
@@ -30,8 +30,8 @@ const KEPT: usize = 300;
 /// All that judging needs to know.
 pub(super) struct Court<'a> {
     config: &'a Config,
-    reading: score::Config,
-    inputs: Vec<Input>,
+    naming: score::Config,
+    inputs: Vec<Input<'a>>,
     survey: Survey,
     detector: Detector,
     rating: Option<Prompt>,
@@ -63,35 +63,43 @@ struct Case {
 enum Plea {
     Rating(usize),
     Pair(usize, usize),
-    Settled(Value),
+    Settled(Outcome),
+}
+
+/// What a score comes to.
+#[derive(Clone)]
+struct Outcome {
+    value: Option<f64>,
+    detail: Option<String>,
 }
 
 /// One score.
 pub(super) struct Score {
     at: usize,
     metric: &'static str,
-    value: Value,
+    value: Outcome,
 }
 
 impl<'a> Court<'a> {
     /// Reads what does not depend on the batch: languages, prompts, the baseline's answers.
     pub fn new(
         config: &'a Config,
+        reading: &'a Reading,
         generations: &[PathBuf],
         against: &[PathBuf],
         ctx: &Context,
     ) -> Result<Court<'a>> {
         let wants_baseline = config.baseline.is_some() || !against.is_empty();
         config.check(wants_baseline)?;
-        let judged = inputs(generations, config)?;
-        let reading = reading(config);
-        let survey = Survey::of(&judged, &reading, ctx)?;
+        let judged = inputs(generations, reading)?;
+        let naming = naming(config);
+        let survey = Survey::of(&judged, &naming, ctx)?;
         let languages = match &config.languages[..] {
             [] => survey.languages(),
             languages => languages.to_vec(),
         };
         let detector = Detector::new(&languages)?;
-        let language = config.language_check.metric().signature(&detector);
+        let language = config.language_check.metric().signature("", &detector);
         let mut signatures = BTreeMap::from([("judge_pass", language.clone())]);
         let mut rating = None;
         if config.rating {
@@ -103,7 +111,7 @@ impl<'a> Court<'a> {
         }
         let mut pairwise = None;
         if wants_baseline {
-            let others = inputs(against, config)?;
+            let others = inputs(against, reading)?;
             let others = if against.is_empty() { &judged } else { &others };
             let baseline = Baseline::read(config.baseline.as_deref(), others, config, ctx)?;
             let prompt = Prompt::pairwise(config)?;
@@ -114,7 +122,7 @@ impl<'a> Court<'a> {
         }
         let cache = Arc::new(Cache::open(config.cache.as_deref())?);
         let inputs = judged;
-        Ok(Court { config, reading, inputs, survey, detector, rating, pairwise, signatures, cache })
+        Ok(Court { config, naming, inputs, survey, detector, rating, pairwise, signatures, cache })
     }
 
     /// Calls `work` for every batch with its ids.
@@ -128,7 +136,7 @@ impl<'a> Court<'a> {
             for batch in input.batches()? {
                 ctx.check()?;
                 let batch = batch?;
-                work(input, &batch, &self.survey.ids(&batch, input, &self.reading, row)?)?;
+                work(input, &batch, &self.survey.ids(&batch, input, &self.naming, row)?)?;
                 row += batch.height();
             }
         }
@@ -184,7 +192,7 @@ impl<'a> Court<'a> {
     ) -> Result<Plea> {
         let Some(other) = other else {
             let detail = Some("the baseline has no answer to this example".to_owned());
-            return Ok(Plea::Settled(Value { value: None, detail }));
+            return Ok(Plea::Settled(Outcome { value: None, detail }));
         };
         Ok(match (shown.answer, other) {
             (own, other) if own == other => settled(0.5, "tie: the answers are the same"),
@@ -288,34 +296,34 @@ impl<'a> Court<'a> {
     }
 
     /// The scores as rows of the output.
-    pub fn frame(
-        &self,
+    pub fn frame<'s>(
+        &'s self,
         batch: &DataFrame,
         ids: &[Ids],
-        scores: &[Score],
+        scores: &'s [Score],
         path: &Path,
     ) -> Result<DataFrame> {
-        let signature = |metric| self.signatures.get(metric).map_or("", String::as_str);
-        let row = |&Score { at, metric, ref value }| ScoreRow {
-            at,
-            metric,
-            value,
-            signature: signature(metric),
+        let row = |score: &'s Score| ScoreRow {
+            at: score.at,
+            metric: score.metric,
+            value: score.value.value,
+            detail: score.value.detail.as_deref(),
+            signature: self.signatures.get(score.metric).map_or("", String::as_str),
         };
         let rows: Vec<ScoreRow> = scores.iter().map(row).collect();
         self.survey.frame(batch, ids, &rows, path)
     }
 
     /// The value of a rating or of a comparison.
-    fn value(&self, plea: &Plea, answers: &[Answer], summary: &mut Summary) -> Value {
-        let none = |detail: String| Value { value: None, detail: Some(detail) };
+    fn value(&self, plea: &Plea, answers: &[Answer], summary: &mut Summary) -> Outcome {
+        let none = |detail: String| Outcome { value: None, detail: Some(detail) };
         match plea {
-            Plea::Settled(value) => Value { value: value.value, detail: value.detail.clone() },
+            Plea::Settled(outcome) => outcome.clone(),
             Plea::Rating(request) => {
                 let marks = self.rating.as_ref().map(|prompt| &prompt.verdict);
                 match read(&answers[*request], marks, verdict::rating, summary) {
                     Ok((rating, said)) => {
-                        Value { value: Some(f64::from(rating)), detail: Some(said) }
+                        Outcome { value: Some(f64::from(rating)), detail: Some(said) }
                     }
                     Err(why) => none(why),
                 }
@@ -334,9 +342,10 @@ impl<'a> Court<'a> {
     }
 
     /// Whether an answer is in its language.
-    fn pass(&self, answer: &str, lang: &str) -> Value {
+    fn pass(&self, answer: &str, lang: &str) -> Outcome {
         let item = Item { lang, generation: answer, reference: None, marks: &Marks::default() };
-        self.config.language_check.metric().score(&item, &self.detector)
+        let found = self.config.language_check.metric().score(&item, &self.detector);
+        Outcome { value: found.value, detail: found.detail }
     }
 }
 
@@ -353,7 +362,7 @@ impl Docket {
 }
 
 fn settled(value: f64, detail: &str) -> Plea {
-    Plea::Settled(Value { value: Some(value), detail: Some(detail.to_owned()) })
+    Plea::Settled(Outcome { value: Some(value), detail: Some(detail.to_owned()) })
 }
 
 /// The verdict of an answer with what the judge said, or why there is none.
@@ -381,7 +390,7 @@ fn read<T>(
 }
 
 /// What two orders come to: a win or a loss must hold in both.
-fn win(first: Preference, second: Preference, summary: &mut Summary) -> Value {
+fn win(first: Preference, second: Preference, summary: &mut Summary) -> Outcome {
     use Preference::{A, B, Tie};
     let name = |preference: Preference, own: Preference| match preference {
         Tie => "tie",
@@ -402,18 +411,18 @@ fn win(first: Preference, second: Preference, summary: &mut Summary) -> Value {
             (0.5, format!("tie: {first} when shown first, {second} when shown second"))
         }
     };
-    Value { value: Some(value), detail: Some(detail) }
+    Outcome { value: Some(value), detail: Some(detail) }
 }
 
 /// 1 where the answer is in another language, else the rating; where the language cannot be told, the rating.
-fn switch_aware(rating: &Value, pass: &Value) -> Value {
+fn switch_aware(rating: &Outcome, pass: &Outcome) -> Outcome {
     if pass.value == Some(0.0) {
         let found = pass.detail.as_deref().unwrap_or_default();
-        return Value { value: Some(1.0), detail: Some(format!("wrong language ({found}): 1")) };
+        return Outcome { value: Some(1.0), detail: Some(format!("wrong language ({found}): 1")) };
     }
     let unknown = pass.value.is_none() && rating.value.is_some();
     let detail = if unknown { pass.detail.clone() } else { rating.detail.clone() };
-    Value { value: rating.value, detail }
+    Outcome { value: rating.value, detail }
 }
 
 /// About how many tokens a text has: a word of four letters in ASCII, a character anywhere else.

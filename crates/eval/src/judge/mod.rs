@@ -73,6 +73,11 @@ pub struct Config {
     pub languages: Vec<String>,
     /// Column names that differ from ours: ours = theirs.
     pub map: BTreeMap<String, String>,
+    /// The language of rows that name none.
+    pub lang: Option<String>,
+    /// Prompts or examples that the answers are joined with by `example_id`, for files that hold no more than ids and answers.
+    #[serde(skip)]
+    pub prompts: Option<PathBuf>,
     /// The task of rows that name none.
     pub task: Option<String>,
     /// The run of rows that name none; the file's name if not given.
@@ -162,6 +167,8 @@ impl Default for Config {
             language_check: LanguageCheck::default(),
             languages: Vec::new(),
             map: BTreeMap::new(),
+            lang: None,
+            prompts: None,
             task: None,
             run_id: None,
             max_failed: 0.01,

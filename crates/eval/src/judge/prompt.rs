@@ -200,7 +200,7 @@ mod tests {
         let head = "name = \"mine\"\nverdict = [\"<r>\", \"</r>\"]\n";
         for (rest, word) in [
             ("prompt = \"{{ question }}\"", "{{ answer }}"),
-            ("prompt = \"{{ question }} {{ answers }}\"", "answer, "),
+            ("prompt = \"{{ question }} {{ answers }}\"", "reference, answer"),
             ("prompt = \"{{ question }} {{ answer }}\"\nsistem = \"x\"", "system"),
         ] {
             std::fs::write(&path, format!("{head}{rest}\n")).unwrap();

@@ -10,15 +10,23 @@ use artifact::polars::prelude::*;
 use artifact::{Context, bail_user};
 
 use super::Config;
-use crate::input::Input;
+use crate::input::{Asked, Input, Reading};
 use crate::metric::Metric;
 use crate::score::{self, Ids, Survey};
 
-/// The settings by which scoring reads generations, which judging reads alike.
-pub(super) fn reading(config: &Config) -> score::Config {
+/// How the files are read.
+///
+/// # Errors
+/// A user error where the prompts to join with cannot be read.
+pub(super) fn reading(config: &Config) -> Result<Reading> {
+    let asked = config.prompts.as_deref().map(Asked::read).transpose()?;
+    Ok(Reading { map: config.map.clone(), lang: config.lang.clone(), asked })
+}
+
+/// The settings by which scoring fills in ids, which judging fills in alike.
+pub(super) fn naming(config: &Config) -> score::Config {
     score::Config {
         task: config.task.clone(),
-        map: config.map.clone(),
         run_id: config.run_id.clone(),
         // With metrics of its own a row need not name a task.
         metrics: vec![Metric::LanguageFidelity],
@@ -27,8 +35,8 @@ pub(super) fn reading(config: &Config) -> score::Config {
 }
 
 /// Files as inputs.
-pub(super) fn inputs(paths: &[PathBuf], config: &Config) -> Result<Vec<Input>> {
-    paths.iter().map(|path| Input::new(path, &config.map)).collect()
+pub(super) fn inputs<'a>(paths: &[PathBuf], reading: &'a Reading) -> Result<Vec<Input<'a>>> {
+    paths.iter().map(|path| Input::new(path, reading)).collect()
 }
 
 /// The texts of a batch.
@@ -88,8 +96,8 @@ impl Baseline {
         config: &Config,
         ctx: &Context,
     ) -> Result<Baseline> {
-        let reading = reading(config);
-        let survey = Survey::of(inputs, &reading, ctx)?;
+        let naming = naming(config);
+        let survey = Survey::of(inputs, &naming, ctx)?;
         let mut runs: BTreeSet<String> = BTreeSet::new();
         let mut baseline =
             Baseline { run_id: wanted.unwrap_or_default().to_owned(), ..Baseline::default() };
@@ -98,7 +106,7 @@ impl Baseline {
             for batch in input.batches()? {
                 ctx.check()?;
                 let batch = batch?;
-                let ids = survey.ids(&batch, input, &reading, row)?;
+                let ids = survey.ids(&batch, input, &naming, row)?;
                 let texts = Texts::of(&batch)?;
                 for (at, id) in ids.into_iter().enumerate() {
                     if wanted.is_none_or(|wanted| wanted == id.run_id) {

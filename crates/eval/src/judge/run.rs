@@ -16,7 +16,7 @@ use super::ask::{Answer, Asker};
 use super::cache::{Cache, Request};
 use super::court::Court;
 use super::endpoint::Endpoint;
-use super::rows::Texts;
+use super::rows::{Texts, reading};
 use super::summary::{Estimate, Summary};
 use super::{Config, URL_VARIABLE};
 
@@ -39,7 +39,8 @@ pub fn run(
     out: &Path,
     ctx: &Context,
 ) -> Result<Summary> {
-    let court = Court::new(config, generations, against, ctx)?;
+    let reading = reading(config)?;
+    let court = Court::new(config, &reading, generations, against, ctx)?;
     let estimate = court.estimate(ctx)?;
     let to_ask = estimate.requests - estimate.cached;
     let asker = match (to_ask, config.endpoint()) {
@@ -89,7 +90,8 @@ pub fn estimate(
     against: &[PathBuf],
     ctx: &Context,
 ) -> Result<Estimate> {
-    Court::new(config, generations, against, ctx)?.estimate(ctx)
+    let reading = reading(config)?;
+    Court::new(config, &reading, generations, against, ctx)?.estimate(ctx)
 }
 
 /// Waits until no other step of this process asks a judge.

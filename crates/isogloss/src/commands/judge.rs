@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use ::eval::judge::{self, Config, Price};
 use anyhow::Result;
 use artifact::error::is_interrupted;
-use artifact::schema::GENERATIONS;
+use artifact::schema::{EXAMPLES, GENERATIONS};
 use artifact::{Context, bail_user};
 use clap::Args as ClapArgs;
 
-use super::files::{Output, pair, publish, set, settings, tables};
+use super::files::{Output, pair, publish, set, settings, table, tables};
 use crate::console::print;
 
 /// Asks a judge model to rate generations from 1 to 5, and to compare them with a baseline run's.
@@ -64,6 +64,18 @@ pub struct Args {
     /// Column names that differ: ours=theirs, separated by commas.
     #[arg(long, value_name = "OURS=THEIRS", value_delimiter = ',', value_parser = pair)]
     map: Vec<(String, String)>,
+
+    /// The task of rows that name none.
+    #[arg(long)]
+    task: Option<String>,
+
+    /// The language of rows that name none.
+    #[arg(long)]
+    lang: Option<String>,
+
+    /// Prompts or examples (Parquet) to take prompt, lang, task and reference from, by example_id.
+    #[arg(long, value_name = "PROMPTS")]
+    prompts: Option<PathBuf>,
 
     /// A prompt file to ask for ratings with, instead of the one that comes with the tool.
     #[arg(long, value_name = "PROMPT.toml")]
@@ -122,6 +134,9 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         config.tasks = args.tasks;
     }
     config.map.extend(args.map);
+    config.task = args.task.or(config.task);
+    config.lang = args.lang.or(config.lang);
+    config.prompts = args.prompts.map(|path| table(&path, &[&EXAMPLES]));
     config.rating_prompt = args.rating_prompt.or(config.rating_prompt);
     config.pairwise_prompt = args.pairwise_prompt.or(config.pairwise_prompt);
     set(&mut config.concurrency, args.concurrency);
