@@ -211,7 +211,7 @@ fn what_the_engine_does_not_do_is_refused_by_the_name_of_its_key() {
     config_refusal(
         "llama",
         "rope_parameters",
-        json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
+        json!({"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0}),
     );
     config_refusal("llama", "quantization_config", json!({"bits": 4}));
     config_refusal("qwen2", "use_sliding_window", json!(true));
@@ -237,7 +237,7 @@ fn both_spellings_of_the_rotary_base_are_read() {
     let text = std::fs::read_to_string(fixture("llama").join("config.json")).unwrap();
     let mut config: Value = serde_json::from_str(&text).unwrap();
     let theta = |config: &Value| {
-        ModelConfig::parse(&config.to_string(), Path::new("config.json")).unwrap().rope_theta
+        ModelConfig::parse(&config.to_string(), Path::new("config.json")).unwrap().ropes[0].theta
     };
     assert_eq!(theta(&config), 500_000.0);
     config.as_object_mut().unwrap().remove("rope_parameters");

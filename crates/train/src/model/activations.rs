@@ -3,6 +3,7 @@
 //! after it.
 
 use super::ModelConfig;
+use super::family::Block;
 use crate::ops::Backend;
 
 /// Tensors of one pass. Training keeps every layer's; without a gradient one layer's serve all in
@@ -20,30 +21,49 @@ pub(super) struct Activations<T> {
 
 /// What one layer keeps.
 pub(super) struct LayerActivations<T> {
-    /// 1/rms of the layer's input `[N]`.
-    pub input_rms: T,
-    /// Queries, keys and values, turned `[N, (H + 2K) D]`.
+    /// Of the norm before attention `[N]`.
+    pub input_inverse: T,
+    /// Queries, keys and values as they were projected, where their heads are normed.
+    pub projected: Option<Normed<T>>,
+    /// Queries, keys and values, normed and turned `[N, (H + 2K) D]`.
     pub qkv: T,
     /// `[N, H D]`.
     pub attended: T,
     /// `[N, H]`.
     pub log_sums: T,
-    /// The stream between attention and feed-forward `[N, C]`.
-    pub mid: T,
-    /// 1/rms of `mid` `[N]`.
-    pub mid_rms: T,
+    /// What attention adds to the stream, where that is normed `[N, C]`.
+    pub attention_out: Option<Normed<T>>,
+    /// The stream between attention and feed-forward `[N, C]`; in a parallel block nobody needs it
+    /// again.
+    pub mid: Option<T>,
+    /// Of the norm before the feed-forward `[N]`.
+    pub mid_inverse: T,
     /// `[N, 2F]`; the backward pass puts its gradient here.
     pub gate_up: T,
+    /// What the feed-forward adds to the stream, where that is normed `[N, C]`.
+    pub feed_forward_out: Option<Normed<T>>,
+}
+
+/// The input of a norm, and what the norm keeps.
+pub(super) struct Normed<T> {
+    pub x: T,
+    pub inverse: T,
 }
 
 /// What is written over in every layer.
 pub(super) struct Scratch<T> {
-    /// Normed input of a product, and its gradient `[N, C]`.
+    /// Normed input of a product `[N, C]`.
     pub normed: T,
+    /// Its gradient `[N, C]`.
+    pub dnormed: T,
     /// Output of the gate, and its gradient `[N, F]`.
     pub gated: T,
+    /// The stream between the halves of a parallel block `[N, C]`.
+    pub mid: T,
     /// Gradient of the residual stream `[N, C]`.
     pub dstream: T,
+    /// Gradient of what a half adds to the stream, where that is normed `[N, C]`.
+    pub dbranch: T,
     /// `[N, H D]`.
     pub dattended: T,
     /// `[N, (H + 2K) D]`.
@@ -52,12 +72,10 @@ pub(super) struct Scratch<T> {
 
 /// The rows that count, around the head.
 pub(super) struct HeadActivations<T> {
-    /// Their stream `[N, C]`.
-    pub stream: T,
+    /// Their stream `[N, C]`, and what its norm keeps `[N]`.
+    pub stream: Normed<T>,
     /// The same, normed.
     pub normed: T,
-    /// 1/rms `[N]`.
-    pub rms: T,
     /// `[N]`.
     pub losses: T,
     /// Gradient of `normed`.
@@ -89,36 +107,45 @@ impl<T> Activations<T> {
         rows: usize,
         gradient: bool,
     ) -> Self {
-        let (c, f) = (config.hidden_size, config.intermediate_size);
-        let (h, q, qkv) = (config.num_attention_heads, config.query_width(), config.qkv_width());
+        let (c, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
+        let (parallel, sandwich) =
+            (config.family.block == Block::Parallel, config.family.block == Block::Sandwich);
         let depth = if gradient { config.num_hidden_layers } else { 1 };
         let zeros = |width: usize| backend.zeros(rows * width);
-        let for_gradient = |width: usize| backend.zeros(if gradient { rows * width } else { 0 });
+        let zeros_if = |needed: bool, width: usize| zeros(if needed { width } else { 0 });
+        let normed = |width: usize, norms: usize| Normed { x: zeros(width), inverse: zeros(norms) };
         let layer = |_| LayerActivations {
-            input_rms: zeros(1),
-            qkv: zeros(qkv),
-            attended: zeros(q),
-            log_sums: zeros(h),
-            mid: zeros(c),
-            mid_rms: zeros(1),
+            input_inverse: zeros(1),
+            projected: config
+                .qk_norm
+                .then(|| normed(heads.qkv_width(), heads.queries + heads.key_values)),
+            qkv: zeros(heads.qkv_width()),
+            attended: zeros(heads.query_width()),
+            log_sums: zeros(heads.queries),
+            attention_out: sandwich.then(|| normed(c, 1)),
+            mid: (!parallel).then(|| zeros(c)),
+            mid_inverse: zeros_if(!parallel, 1),
             gate_up: zeros(2 * f),
+            feed_forward_out: sandwich.then(|| normed(c, 1)),
         };
         Self {
             streams: (0..=depth).map(|_| zeros(c)).collect(),
             layers: (0..depth).map(layer).collect(),
             scratch: Scratch {
                 normed: zeros(c),
+                dnormed: zeros_if(gradient, c),
                 gated: zeros(f),
-                dstream: for_gradient(c),
-                dattended: for_gradient(q),
-                dqkv: for_gradient(qkv),
+                mid: zeros_if(parallel, c),
+                dstream: zeros_if(gradient, c),
+                dbranch: zeros_if(gradient && sandwich, c),
+                dattended: zeros_if(gradient, heads.query_width()),
+                dqkv: zeros_if(gradient, heads.qkv_width()),
             },
             head: HeadActivations {
-                stream: zeros(c),
+                stream: normed(c, 1),
                 normed: zeros(c),
-                rms: zeros(1),
                 losses: zeros(1),
-                dnormed: for_gradient(c),
+                dnormed: zeros_if(gradient, c),
                 logits: backend.zeros(0),
             },
             rows,

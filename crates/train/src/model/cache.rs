@@ -5,9 +5,9 @@
 use anyhow::{Result, ensure};
 
 use super::activations::Activations;
-use super::decoder::Attend;
-use super::{Batch, Decoder, ModelConfig, Packed, pass};
-use crate::ops::{Backend, CacheShape, Cpu};
+use super::decoder::{Attend, Pass};
+use super::{Batch, Decoder, ModelConfig, Packed};
+use crate::ops::{AttentionShape, Backend, CacheShape, Cpu};
 
 /// Tokens of prompts that are run together; a longer prompt is run alone.
 const PREFILL: usize = 1024;
@@ -16,7 +16,8 @@ const PREFILL: usize = 1024;
 pub struct KvCache<B: Backend = Cpu> {
     /// One tensor a layer.
     layers: Vec<B::Tensor>,
-    shape: CacheShape,
+    /// Tokens that a slot holds at most.
+    capacity: usize,
     /// Tokens in each slot.
     lengths: Vec<usize>,
 }
@@ -49,11 +50,12 @@ impl<B: Backend + Clone> KvCache<B> {
     /// Room for `slots` sequences of at most `capacity` tokens, prompt and generated together.
     #[must_use]
     pub fn new(model: &Decoder<B>, slots: usize, capacity: usize) -> Self {
-        let shape = CacheShape { heads: model.config.heads(), capacity };
+        let attention = AttentionShape::plain(model.config.heads());
+        let shape = CacheShape { attention, capacity };
         let layers = (0..model.config.num_hidden_layers)
             .map(|_| model.backend.zeros(slots * shape.slot_len()))
             .collect();
-        Self { layers, shape, lengths: vec![0; slots] }
+        Self { layers, capacity, lengths: vec![0; slots] }
     }
 
     /// Number of slots.
@@ -65,7 +67,7 @@ impl<B: Backend + Clone> KvCache<B> {
     /// Tokens that a slot holds at most.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.shape.capacity
+        self.capacity
     }
 
     /// Tokens in a slot.
@@ -148,7 +150,8 @@ impl<B: Backend + Clone> Decoder<B> {
         batch.check(&self.config)?;
         self.reserve_angles(batch.longest());
         let (packed, slots) = (batch.pack(&self.backend), self.backend.index(&slots));
-        let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, shape: cache.shape };
+        let capacity = cache.capacity;
+        let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, capacity };
         let values = self.logits(&packed, attend, batch.tokens.len());
         for &(slot, tokens) in sequences {
             cache.lengths[slot] = tokens.len();
@@ -182,7 +185,8 @@ impl<B: Backend + Clone> Decoder<B> {
         let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
         let packed = Packed::steps(&self.backend, &ids, &positions);
         let slots = self.backend.index(&slots);
-        let attend = Attend::Step { caches: &mut cache.layers, slots: &slots, shape: cache.shape };
+        let capacity = cache.capacity;
+        let attend = Attend::Step { caches: &mut cache.layers, slots: &slots, capacity };
         let values = self.logits(&packed, attend, tokens.len());
         for &(slot, _) in tokens {
             cache.lengths[slot] += 1;
@@ -197,7 +201,14 @@ impl<B: Backend + Clone> Decoder<B> {
         }
         let kept =
             Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
-        let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
+        let pass = Pass {
+            backend: &self.backend,
+            config: &self.config,
+            weights: &self.weights,
+            angles: &self.angles.0,
+            rows,
+            rows_apart: true,
+        };
         pass.forward(packed, kept, attend);
         pass.logits(packed, kept)
     }

@@ -1,7 +1,7 @@
-//! What a model is, read from a Hugging Face `config.json`. A model family is data: one row of
-//! `FAMILIES` with the facts in which it differs. Whatever the engine does not know how to honour
-//! is refused by the name of its key, because a field that is silently ignored gives a model that
-//! is silently wrong.
+//! What a model is, read from a Hugging Face `config.json`. A model family is a row of facts, see
+//! [`super::family`]; what differs from layer to layer is a list beside them. Whatever the engine
+//! does not know how to honour is refused by the name of its key, because a field that is silently
+//! ignored gives a model that is silently wrong.
 
 use std::path::Path;
 
@@ -10,66 +10,20 @@ use artifact::bail_user;
 use artifact::error::{open_input, user};
 use serde_json::{Map, Value, json};
 
-use crate::ops::Heads;
-
-/// The facts in which one model family differs from another.
-#[derive(Debug)]
-pub struct Family {
-    /// `model_type` in config.json.
-    pub model_type: &'static str,
-    /// The only entry of `architectures` in config.json.
-    pub architecture: &'static str,
-    /// Whether the query, key and value projections have a bias: a fact of the family, or the
-    /// config's own key.
-    pub qkv_bias: Fact,
-    /// The same for the attention's output projection.
-    pub output_bias: Fact,
-    /// Whether the config may name a `head_dim` other than `hidden_size / num_attention_heads`.
-    pub own_head_size: bool,
-    /// `num_key_value_heads` where the config has none; `None`: as many as there are query heads.
-    pub default_key_value_heads: Option<usize>,
-    /// `max_position_embeddings` where the config has none.
-    pub default_max_positions: usize,
-}
-
-/// Where a yes-or-no fact of a family comes from.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Fact {
-    /// It is so in every model of the family.
-    Always,
-    /// It is so in none.
-    Never,
-    /// The config says, under this key; false where it is silent.
-    Key(&'static str),
-}
-
-/// The families that the decoder runs.
-pub static FAMILIES: [Family; 2] = [
-    Family {
-        model_type: "llama",
-        architecture: "LlamaForCausalLM",
-        qkv_bias: Fact::Key("attention_bias"),
-        output_bias: Fact::Key("attention_bias"),
-        own_head_size: true,
-        default_key_value_heads: None,
-        default_max_positions: 2048,
-    },
-    Family {
-        model_type: "qwen2",
-        architecture: "Qwen2ForCausalLM",
-        qkv_bias: Fact::Always,
-        output_bias: Fact::Never,
-        own_head_size: false,
-        default_key_value_heads: Some(32),
-        default_max_positions: 32768,
-    },
-];
+use super::family::{self, Cap, FAMILIES, Fact, Family, HeadSize, RopeRule, Windows};
+use super::fields::{Fields, same};
+use super::rope::{self, Rope};
+use crate::ops::{
+    AttentionShape, GluShape, HeadNormShape, HeadShape, Heads, LinearShape, LogitRule, NormKind,
+    NormShape,
+};
 
 /// Keys that do not change what the decoder computes.
 const WITHOUT_EFFECT: &[&str] = &[
     "_attn_implementation_autoset",
     "_name_or_path",
     "bos_token_id",
+    "cache_implementation",
     "chunk_size_feed_forward",
     "dtype",
     "eos_token_id",
@@ -78,43 +32,49 @@ const WITHOUT_EFFECT: &[&str] = &[
     "is_encoder_decoder",
     "keys_to_ignore_at_inference",
     "label2id",
-    "max_window_layers",
+    "model_max_length",
     "output_attentions",
     "output_hidden_states",
     "pad_token_id",
     "pretraining_tp",
     "problem_type",
     "return_dict",
-    "sliding_window",
+    "tokenizer_class",
     "torch_dtype",
     "transformers_version",
+    "unk_token_id",
+    "unsloth_fixed",
     "unsloth_version",
     "use_cache",
 ];
 
-/// Keys that the decoder honours or checks.
+/// Keys that the decoder honours or checks in every family.
 const HONOURED: &[&str] = &[
     "architectures",
-    "attention_bias",
     "attention_dropout",
     "head_dim",
-    "hidden_act",
     "hidden_size",
     "intermediate_size",
-    "layer_types",
     "max_position_embeddings",
-    "mlp_bias",
     "model_type",
     "num_attention_heads",
     "num_hidden_layers",
     "num_key_value_heads",
-    "rms_norm_eps",
     "rope_parameters",
     "rope_scaling",
     "rope_theta",
     "tie_word_embeddings",
-    "use_sliding_window",
     "vocab_size",
+];
+
+/// Fields that may be there in every family, but only with one value, as JSON.
+const PINNED: &[(&str, &str)] = &[
+    ("attention_dropout", "0.0"),
+    ("add_cross_attention", "false"),
+    ("is_decoder", "false"),
+    ("tie_encoder_decoder", "false"),
+    ("torchscript", "false"),
+    ("use_bfloat16", "false"),
 ];
 
 /// A decoder's shape and constants.
@@ -138,21 +98,43 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// The longest document, in tokens.
     pub max_position_embeddings: usize,
-    /// Epsilon of the RMS norms.
-    pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f32,
+    /// Epsilon of the norms.
+    pub norm_eps: f32,
     /// Whether the head is the embedding itself.
     pub tie_word_embeddings: bool,
     /// Whether the query, key and value projections have a bias.
     pub qkv_bias: bool,
     /// Whether the attention's output projection has a bias.
     pub output_bias: bool,
+    /// Whether query and key heads are normed.
+    pub qk_norm: bool,
+    /// What scores are multiplied by.
+    pub score_scale: f32,
+    /// The soft cap of scores.
+    pub score_cap: Option<f32>,
+    /// How the head's products become logits.
+    pub logits: LogitRule,
+    /// What embeddings are multiplied by, before it is rounded to the type of the stream: a
+    /// decoder in bf16 has to round it to bf16, as transformers does.
+    pub embedding_scale: Option<f32>,
+    /// What differs from layer to layer, L of them.
+    pub layers: Vec<LayerConfig>,
+    /// The rotary embeddings that layers choose from.
+    pub ropes: Vec<Rope>,
     /// Standard deviation of the random initial weights.
     pub initializer_range: f32,
     /// The file as it was read, so that what does not concern the decoder (token ids, say) goes out
     /// again as it came.
     fields: Map<String, Value>,
+}
+
+/// What differs from layer to layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerConfig {
+    /// Tokens that a token sees, itself and those before it; all where there is none.
+    pub window: Option<usize>,
+    /// Its rotary embedding, by its place in [`ModelConfig::ropes`]; none: positions are not seen.
+    pub rope: Option<usize>,
 }
 
 impl ModelConfig {
@@ -173,19 +155,60 @@ impl ModelConfig {
     /// # Errors
     /// As [`ModelConfig::load`].
     pub fn parse(json: &str, path: &Path) -> Result<Self> {
-        let fields: Map<String, Value> = serde_json::from_str(json)
+        let map: Map<String, Value> = serde_json::from_str(json)
             .map_err(|err| user(format!("{}: not a JSON object: {err}", path.display())))?;
-        Reader { fields: &fields, path }.config()
+        let fields = Fields::new(&map, path);
+        let family = family_of(&fields)?;
+        refuse_unsupported(&fields, family)?;
+        let heads = heads(&fields, family)?;
+        let hidden_size = fields.size("hidden_size", None)?;
+        let context = fields.size("max_position_embeddings", Some(family.default_max_positions))?;
+        let query_scalar = match family.query_scalar {
+            Some(default) => {
+                fields.number("query_pre_attn_scalar", Some(f64::from(default)))? as f32
+            }
+            None => heads.size as f32,
+        };
+        Ok(Self {
+            family,
+            vocab_size: fields.size("vocab_size", None)?,
+            hidden_size,
+            intermediate_size: fields.size("intermediate_size", None)?,
+            num_hidden_layers: fields.size("num_hidden_layers", None)?,
+            num_attention_heads: heads.queries,
+            num_key_value_heads: heads.key_values,
+            head_dim: heads.size,
+            max_position_embeddings: context,
+            norm_eps: number(&fields, family.norm_eps.0, family.norm_eps.1)?,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", family.tied)?,
+            qkv_bias: fact(&fields, family.qkv_bias)?,
+            output_bias: fact(&fields, family.output_bias)?,
+            qk_norm: fact(&fields, family.qk_norm)?,
+            score_scale: 1.0 / query_scalar.sqrt(),
+            score_cap: cap(&fields, family.score_cap)?,
+            logits: LogitRule {
+                scale: match family.logit_scale {
+                    Some(default) => number(&fields, "logit_scale", default)?,
+                    None => 1.0,
+                },
+                softcap: cap(&fields, family.logit_cap)?,
+            },
+            embedding_scale: family.scaled_embedding.then(|| (hidden_size as f64).sqrt() as f32),
+            layers: layers(&fields, family, context)?,
+            ropes: rope::read(&fields, family, heads.size, context)?,
+            initializer_range: number(&fields, "initializer_range", 0.02)?,
+            fields: map.clone(),
+        })
     }
 
     /// The config as `config.json` has it: every field that was read, with the decoder's own facts
     /// written out. The caller sets `torch_dtype`.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let mut fields = self.fields.clone();
+        let (family, mut fields) = (self.family, self.fields.clone());
         let facts = json!({
-            "architectures": [self.family.architecture],
-            "model_type": self.family.model_type,
+            "architectures": [family.architecture],
+            "model_type": family.model_type,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -193,20 +216,25 @@ impl ModelConfig {
             "num_attention_heads": self.num_attention_heads,
             "num_key_value_heads": self.num_key_value_heads,
             "max_position_embeddings": self.max_position_embeddings,
-            "rms_norm_eps": shortest(self.rms_norm_eps),
-            "rope_theta": shortest(self.rope_theta),
+            family.norm_eps.0: shortest(self.norm_eps),
+            "rope_theta": shortest(self.ropes[0].theta),
             "tie_word_embeddings": self.tie_word_embeddings,
             "initializer_range": shortest(self.initializer_range),
-            "hidden_act": "silu",
+            family.activation.0: family::activation_name(family.activation.1),
         });
         if let Value::Object(facts) = facts {
             fields.extend(facts);
         }
-        if self.family.own_head_size {
+        if family.head_size != HeadSize::Divided {
             fields.insert("head_dim".into(), self.head_dim.into());
         }
-        if let Fact::Key(key) = self.family.qkv_bias {
-            fields.insert(key.into(), self.qkv_bias.into());
+        if let RopeRule::TwoBases { .. } = family.rope {
+            fields.insert("rope_local_base_freq".into(), shortest(self.ropes[1].theta).into());
+        }
+        for (fact, is) in [(family.qkv_bias, self.qkv_bias), (family.qk_norm, self.qk_norm)] {
+            if let Fact::Key(key) = fact {
+                fields.insert(key.into(), is.into());
+            }
         }
         Value::Object(fields)
     }
@@ -214,13 +242,13 @@ impl ModelConfig {
     /// Width of one row of queries, keys and values together: (H + 2K) D.
     #[must_use]
     pub fn qkv_width(&self) -> usize {
-        (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
+        self.heads().qkv_width()
     }
 
     /// Width of one row of queries: H D.
     #[must_use]
     pub fn query_width(&self) -> usize {
-        self.num_attention_heads * self.head_dim
+        self.heads().query_width()
     }
 
     /// The heads, as the operations take them.
@@ -231,6 +259,54 @@ impl ModelConfig {
             key_values: self.num_key_value_heads,
             size: self.head_dim,
         }
+    }
+
+    /// How layer `l` attends.
+    #[must_use]
+    pub fn attention(&self, l: usize) -> AttentionShape {
+        AttentionShape {
+            heads: self.heads(),
+            scale: self.score_scale,
+            softcap: self.score_cap,
+            window: self.layers[l].window,
+        }
+    }
+
+    /// The norms over `rows` of the residual stream.
+    #[must_use]
+    pub fn norm(&self, rows: usize) -> NormShape {
+        NormShape { rows, width: self.hidden_size, eps: self.norm_eps, kind: self.family.norm }
+    }
+
+    /// The norms of query and key heads.
+    #[must_use]
+    pub fn head_norm(&self, rows: usize) -> HeadNormShape {
+        HeadNormShape {
+            rows,
+            heads: self.heads(),
+            eps: self.norm_eps,
+            kind: self.family.norm,
+            per_head: self.family.qk_norm_per_head,
+        }
+    }
+
+    /// The feed-forward's gate.
+    #[must_use]
+    pub fn glu(&self, rows: usize) -> GluShape {
+        GluShape { rows, width: self.intermediate_size, activation: self.family.activation.1 }
+    }
+
+    /// The head over `rows` that count.
+    #[must_use]
+    pub fn head(&self, rows: usize) -> HeadShape {
+        let linear = LinearShape { rows, inputs: self.hidden_size, outputs: self.vocab_size };
+        HeadShape { linear, logits: self.logits }
+    }
+
+    /// What the weights of a norm begin as, so that it leaves the scale alone.
+    #[must_use]
+    pub fn initial_norm(&self) -> f32 {
+        if self.family.norm == NormKind::RmsPlusOne { 0.0 } else { 1.0 }
     }
 
     /// A field as it stood in the file, `eos_token_id` for one.
@@ -246,214 +322,206 @@ fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-/// Whether a value is one that the decoder does not honour.
-type Test = fn(&Value) -> bool;
-
-/// The fields of one file, and the file's name for the messages.
-struct Reader<'a> {
-    fields: &'a Map<String, Value>,
-    path: &'a Path,
+/// The family by `model_type`, with which `architectures` has to agree where it is given.
+fn family_of(fields: &Fields) -> Result<&'static Family> {
+    let architecture = match fields.get("architectures") {
+        None => None,
+        Some(Value::Array(names)) if names.len() == 1 && names[0].is_string() => names[0].as_str(),
+        Some(other) => return Err(fields.wrong("architectures", "one name in a list", other)),
+    };
+    let model_type = fields.get("model_type").and_then(Value::as_str);
+    let found = FAMILIES.iter().find(|family| match (architecture, model_type) {
+        (Some(name), Some(kind)) => family.architecture == name && family.model_type == kind,
+        (Some(name), None) => family.architecture == name,
+        (None, Some(kind)) => family.model_type == kind,
+        (None, None) => false,
+    });
+    if let Some(family) = found {
+        return Ok(family);
+    }
+    let wrapper = fields.get("text_config").is_some() || fields.get("vision_config").is_some();
+    let hint = if wrapper {
+        "; it wraps a text model in one for images, which isogloss does not run: \
+         take the text model alone"
+    } else {
+        ""
+    };
+    bail_user!(
+        "{}: architectures = {} with model_type = {} is not supported{hint}; supported are {}",
+        fields.at(),
+        architecture.unwrap_or("(none)"),
+        model_type.unwrap_or("(none)"),
+        FAMILIES.iter().map(|f| f.architecture).collect::<Vec<_>>().join(", ")
+    )
 }
 
-impl Reader<'_> {
-    fn config(&self) -> Result<ModelConfig> {
-        let family = self.family()?;
-        self.refuse_unsupported(family)?;
-        let hidden_size = self.size("hidden_size", None)?;
-        let heads = self.size("num_attention_heads", None)?;
-        let key_value_heads = self
-            .size("num_key_value_heads", Some(family.default_key_value_heads.unwrap_or(heads)))?;
-        let head_dim = if family.own_head_size && self.get("head_dim").is_some() {
-            self.size("head_dim", None)?
-        } else if hidden_size.is_multiple_of(heads) {
-            hidden_size / heads
+fn refuse_unsupported(fields: &Fields, family: &Family) -> Result<()> {
+    let own = family.keys();
+    let pinned: Vec<&(&str, &str)> =
+        PINNED.iter().chain(family.pinned).filter(|(key, _)| !own.contains(key)).collect();
+    let mut known: Vec<&str> = [HONOURED, WITHOUT_EFFECT, &own].concat();
+    known.extend(pinned.iter().map(|(key, _)| *key));
+    fields.refuse_others(&known, &format!("a {} model", family.model_type))?;
+    for (key, only) in pinned {
+        let only: Value = serde_json::from_str(only).unwrap_or(Value::Null);
+        if let Some(value) = fields.get(key).filter(|value| !same(value, &only)) {
+            bail_user!(
+                "{}: {key} = {value} is not supported in a {} model; it may be {only}",
+                fields.at(),
+                family.model_type
+            );
+        }
+    }
+    let (key, activation) = family.activation;
+    if let Some(value) = fields.get(key).filter(|v| *v != family::activation_name(activation)) {
+        bail_user!(
+            "{}: {key} = {value} is not supported in a {} model; it may be {}",
+            fields.at(),
+            family.model_type,
+            family::activation_name(activation)
+        );
+    }
+    Ok(())
+}
+
+fn heads(fields: &Fields, family: &Family) -> Result<Heads> {
+    let hidden_size = fields.size("hidden_size", None)?;
+    let queries = fields.size("num_attention_heads", None)?;
+    let key_values = fields
+        .size("num_key_value_heads", Some(family.default_key_value_heads.unwrap_or(queries)))?;
+    let quotient = || {
+        if hidden_size.is_multiple_of(queries) {
+            Ok(hidden_size / queries)
         } else {
             bail_user!(
-                "{}: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}",
-                self.at()
-            );
-        };
-        if !family.own_head_size
-            && self.get("head_dim").is_some_and(|v| v.as_u64() != Some(head_dim as u64))
-        {
-            bail_user!(
-                "{}: head_dim must be hidden_size / num_attention_heads = {head_dim} in a {} model",
-                self.at(),
-                family.model_type
-            );
+                "{}: hidden_size {hidden_size} is not a multiple of num_attention_heads {queries}",
+                fields.at()
+            )
         }
-        if !heads.is_multiple_of(key_value_heads) {
-            bail_user!(
-                "{}: num_attention_heads {heads} is not a multiple of num_key_value_heads {key_value_heads}",
-                self.at()
-            );
+    };
+    let size = match family.head_size {
+        HeadSize::Own(default) => fields.size("head_dim", Some(default))?,
+        HeadSize::OwnOrDivided if fields.get("head_dim").is_some() => {
+            fields.size("head_dim", None)?
         }
-        if !head_dim.is_multiple_of(2) {
-            bail_user!(
-                "{}: the head size {head_dim} is odd; rotary embedding needs an even one",
-                self.at()
-            );
-        }
-        Ok(ModelConfig {
-            family,
-            vocab_size: self.size("vocab_size", None)?,
-            hidden_size,
-            intermediate_size: self.size("intermediate_size", None)?,
-            num_hidden_layers: self.size("num_hidden_layers", None)?,
-            num_attention_heads: heads,
-            num_key_value_heads: key_value_heads,
-            head_dim,
-            max_position_embeddings: self
-                .size("max_position_embeddings", Some(family.default_max_positions))?,
-            rms_norm_eps: self.number("rms_norm_eps", 1e-6)?,
-            rope_theta: self.rope_theta()?,
-            tie_word_embeddings: self.flag("tie_word_embeddings")?,
-            qkv_bias: self.fact(family.qkv_bias)?,
-            output_bias: self.fact(family.output_bias)?,
-            initializer_range: self.number("initializer_range", 0.02)?,
-            fields: self.fields.clone(),
-        })
-    }
-
-    /// The family by `model_type`, with which `architectures` has to agree where it is given.
-    fn family(&self) -> Result<&'static Family> {
-        let architecture = match self.get("architectures") {
-            None => None,
-            Some(Value::Array(names)) if names.len() == 1 && names[0].is_string() => {
-                names[0].as_str()
+        HeadSize::OwnOrDivided => quotient()?,
+        HeadSize::Divided => {
+            let size = quotient()?;
+            if fields.size("head_dim", Some(size))? != size {
+                bail_user!(
+                    "{}: head_dim must be hidden_size / num_attention_heads = {size} in a {} model",
+                    fields.at(),
+                    family.model_type
+                );
             }
-            Some(other) => bail_user!(
-                "{}: architectures: expected one name in a list, found {other}",
-                self.at()
-            ),
-        };
-        let model_type = self.get("model_type").and_then(Value::as_str);
-        let known = || FAMILIES.iter().map(|f| f.architecture).collect::<Vec<_>>().join(", ");
-        let found = FAMILIES.iter().find(|family| match (architecture, model_type) {
-            (Some(name), Some(kind)) => family.architecture == name && family.model_type == kind,
-            (Some(name), None) => family.architecture == name,
-            (None, Some(kind)) => family.model_type == kind,
-            (None, None) => false,
-        });
-        found.ok_or_else(|| {
-            user(format!(
-                "{}: architectures = {} with model_type = {} is not supported; supported are {}",
-                self.at(),
-                architecture.unwrap_or("(none)"),
-                model_type.unwrap_or("(none)"),
-                known()
-            ))
-        })
+            size
+        }
+    };
+    if !queries.is_multiple_of(key_values) {
+        bail_user!(
+            "{}: num_attention_heads {queries} is not a multiple of num_key_value_heads {key_values}",
+            fields.at()
+        );
     }
+    if !size.is_multiple_of(2) {
+        bail_user!(
+            "{}: the head size {size} is odd; rotary embedding needs an even one",
+            fields.at()
+        );
+    }
+    Ok(Heads { queries, key_values, size })
+}
 
-    fn refuse_unsupported(&self, family: &Family) -> Result<()> {
-        for (key, value) in self.fields {
-            let known = HONOURED.contains(&key.as_str()) || WITHOUT_EFFECT.contains(&key.as_str());
-            if !known && !value.is_null() && *value != Value::Bool(false) {
-                bail_user!("{}: the field {key} (= {value}) is not supported", self.at());
+/// Window and rope of each layer.
+fn layers(fields: &Fields, family: &Family, context: usize) -> Result<Vec<LayerConfig>> {
+    let count = fields.size("num_hidden_layers", None)?;
+    let windowed = windowed(fields, family, count)?;
+    let width = if windowed.contains(&true) {
+        let width = fields.size("sliding_window", Some(4096))?;
+        if fields.size("sliding_window_size", Some(width))? != width {
+            bail_user!("{}: sliding_window_size is not sliding_window = {width}", fields.at());
+        }
+        Some(width)
+    } else {
+        None
+    };
+    let layer = |windowed: bool| LayerConfig {
+        // A window as wide as the context hides nothing.
+        window: width.filter(|&width| windowed && width < context),
+        rope: match family.rope {
+            RopeRule::Every(_) => Some(0),
+            RopeRule::Windowed(_) => windowed.then_some(0),
+            RopeRule::TwoBases { .. } => Some(usize::from(windowed)),
+        },
+    };
+    Ok(windowed.into_iter().map(layer).collect())
+}
+
+/// Which layers have a window.
+fn windowed(fields: &Fields, family: &Family, count: usize) -> Result<Vec<bool>> {
+    let null = fields.is_null("sliding_window");
+    let (by_rule, off): (Vec<bool>, bool) = match family.windows {
+        Windows::Never => return Ok(vec![false; count]),
+        Windows::Every => return Ok(vec![!null; count]),
+        Windows::Switched => {
+            let from = fields.size("max_window_layers", Some(28))?;
+            let on = fields.flag("use_sliding_window", false)? && !null;
+            ((0..count).map(|l| on && l >= from).collect(), !on)
+        }
+        Windows::AllBut(default) => {
+            let mut period = default;
+            for key in ["sliding_window_pattern", "_sliding_window_pattern", "layer_switch"] {
+                period = fields.size(key, Some(period))?;
             }
+            ((0..count).map(|l| (l + 1) % period != 0).collect(), null)
         }
-        let refused: [(&str, Test); 6] = [
-            ("hidden_act", |v| v.as_str() != Some("silu")),
-            ("mlp_bias", |v| *v != Value::Bool(false)),
-            ("use_sliding_window", |v| *v != Value::Bool(false)),
-            ("attention_dropout", |v| v.as_f64() != Some(0.0)),
-            ("layer_types", |v| {
-                !v.as_array().is_some_and(|all| all.iter().all(|one| one == "full_attention"))
-            }),
-            ("rope_scaling", |v| !has_default_rope_type(v)),
-        ];
-        for (key, unsupported) in refused {
-            if let Some(value) = self.get(key).filter(|v| unsupported(v)) {
-                bail_user!("{}: {key} = {value} is not supported", self.at());
-            }
-        }
-        if family.qkv_bias != Fact::Key("attention_bias") && self.get("attention_bias").is_some() {
-            bail_user!(
-                "{}: attention_bias is not a field of a {} model",
-                self.at(),
-                family.model_type
-            );
-        }
-        Ok(())
-    }
-
-    /// `rope_parameters.rope_theta` as transformers 5 writes it, or `rope_theta` as versions before
-    /// it did.
-    fn rope_theta(&self) -> Result<f32> {
-        let Some(parameters) = self.get("rope_parameters") else {
-            return self.number("rope_theta", 10_000.0);
-        };
-        if !has_default_rope_type(parameters) {
-            bail_user!(
-                "{}: rope_parameters = {parameters} is not supported; its rope_type may be default",
-                self.at()
-            );
-        }
-        let Some(inner) = parameters.as_object() else {
-            bail_user!("{}: rope_parameters: expected an object, found {parameters}", self.at());
-        };
-        Reader { fields: inner, path: self.path }
-            .number("rope_theta", self.number("rope_theta", 10_000.0)?)
-    }
-
-    fn fact(&self, fact: Fact) -> Result<bool> {
-        match fact {
-            Fact::Always => Ok(true),
-            Fact::Never => Ok(false),
-            Fact::Key(key) => self.flag(key),
-        }
-    }
-
-    /// A positive whole number.
-    fn size(&self, key: &str, default: Option<usize>) -> Result<usize> {
-        match (self.get(key), default) {
-            (None, Some(default)) => Ok(default),
-            (None, None) => bail_user!("{}: the field {key} is missing", self.at()),
-            (Some(value), _) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
-                Some(n) if n > 0 => Ok(n),
-                _ => bail_user!(
-                    "{}: {key}: expected a positive whole number, found {value}",
-                    self.at()
-                ),
-            },
-        }
-    }
-
-    /// A positive number.
-    fn number(&self, key: &str, default: f32) -> Result<f32> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        match value.as_f64().map(|n| n as f32) {
-            Some(n) if n > 0.0 && n.is_finite() => Ok(n),
-            _ => bail_user!("{}: {key}: expected a positive number, found {value}", self.at()),
-        }
-    }
-
-    fn flag(&self, key: &str) -> Result<bool> {
-        match self.get(key) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(value) => {
-                bail_user!("{}: {key}: expected true or false, found {value}", self.at())
+    };
+    let all = match fields.get("layer_types") {
+        None => by_rule,
+        Some(value) => {
+            let kind = |kind: &Value| match kind.as_str() {
+                Some("full_attention") => Some(false),
+                Some("sliding_attention") => Some(true),
+                _ => None,
+            };
+            let kinds = value.as_array().and_then(|all| all.iter().map(kind).collect());
+            match kinds {
+                Some(kinds) if Vec::len(&kinds) == count => kinds,
+                _ => {
+                    let expected =
+                        format!("{count} times full_attention or sliding_attention, one a layer");
+                    return Err(fields.wrong("layer_types", &expected, value));
+                }
             }
         }
+    };
+    if off && all.contains(&true) {
+        bail_user!(
+            "{}: layer_types has layers of sliding_attention, but there is no window \
+             (sliding_window, use_sliding_window)",
+            fields.at()
+        );
     }
+    Ok(all)
+}
 
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.fields.get(key).filter(|value| !value.is_null())
-    }
-
-    fn at(&self) -> std::path::Display<'_> {
-        self.path.display()
+fn fact(fields: &Fields, fact: Fact) -> Result<bool> {
+    match fact {
+        Fact::Always => Ok(true),
+        Fact::Never => Ok(false),
+        Fact::Key(key) => fields.flag(key, false),
     }
 }
 
-/// Whether a `rope_scaling` or `rope_parameters` object asks for plain rotary frequencies.
-fn has_default_rope_type(value: &Value) -> bool {
-    let Some(fields) = value.as_object() else { return false };
-    fields.iter().all(|(key, value)| match key.as_str() {
-        "rope_type" | "type" => value == "default",
-        "rope_theta" => true,
-        _ => value.is_null(),
-    })
+fn cap(fields: &Fields, cap: Option<Cap>) -> Result<Option<f32>> {
+    match cap {
+        None => Ok(None),
+        Some((key, _)) if fields.is_null(key) => Ok(None),
+        Some((key, None)) if fields.get(key).is_none() => Ok(None),
+        Some((key, default)) => Ok(Some(fields.number(key, default.map(f64::from))? as f32)),
+    }
+}
+
+fn number(fields: &Fields, key: &str, default: f32) -> Result<f32> {
+    Ok(fields.number(key, Some(f64::from(default)))? as f32)
 }

@@ -7,14 +7,17 @@ mod activations;
 mod cache;
 pub mod config;
 mod decoder;
+pub mod family;
+mod fields;
 mod folder;
+pub mod rope;
 pub mod weights;
 
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use crate::ops::{Backend, Cpu, rope};
+use crate::ops::{Backend, Cpu};
 use activations::Activations;
 use decoder::{Attend, Pass};
 use weights::{Spec, Weights};
@@ -32,8 +35,9 @@ pub struct Decoder<B: Backend> {
     config: ModelConfig,
     specs: Arc<Weights<Spec>>,
     weights: Weights<B::Tensor>,
-    /// Rotary cosines and sines of the positions met so far, and how many those are.
-    angles: (B::Tensor, usize),
+    /// Cosines and sines of each of the config's ropes for the positions met so far, and how many
+    /// those are.
+    angles: (Vec<B::Tensor>, usize),
     /// The memory of training passes, and that of passes without a gradient.
     training: Option<Activations<B::Tensor>>,
     inference: Option<Activations<B::Tensor>>,
@@ -134,12 +138,13 @@ impl<B: Backend + Clone> Decoder<B> {
     ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
         let weights = specs.try_map(|spec| values(spec).map(|values| backend.tensor(values)))?;
-        let angles = (backend.zeros(0), 0);
-        Ok(Self { backend, config, specs, weights, angles, training: None, inference: None })
+        let (angles, training, inference) = ((Vec::new(), 0), None, None);
+        Ok(Self { backend, config, specs, weights, angles, training, inference })
     }
 
     /// A decoder with random weights: normal with the config's `initializer_range`, matrices that
-    /// write to the residual stream smaller by √(2L), norms one, biases zero. The same seed gives
+    /// write to the residual stream smaller by √(2L), norms such that they leave the scale alone,
+    /// biases zero. The same seed gives
     /// the same bytes.
     #[must_use]
     pub fn random_on(backend: B, config: ModelConfig, seed: u64) -> Self {
@@ -186,7 +191,14 @@ impl<B: Backend + Clone> Decoder<B> {
         let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
         let kept =
             Activations::reserve(&mut self.training, &self.backend, &self.config, rows, true);
-        let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
+        let pass = Pass {
+            backend: &self.backend,
+            config: &self.config,
+            weights: &self.weights,
+            angles: &self.angles.0,
+            rows,
+            rows_apart: false,
+        };
         pass.forward(&packed, kept, Attend::Documents);
         let losses = pass.losses(&packed, kept, Some((scale, &mut gradients.weights)));
         Ok(spread(&losses, &packed.counted_rows, rows))
@@ -202,7 +214,14 @@ impl<B: Backend + Clone> Decoder<B> {
         let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
         let kept =
             Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
-        let pass = pass(&self.backend, &self.config, &self.weights, &self.angles.0, rows);
+        let pass = Pass {
+            backend: &self.backend,
+            config: &self.config,
+            weights: &self.weights,
+            angles: &self.angles.0,
+            rows,
+            rows_apart: false,
+        };
         pass.forward(&packed, kept, Attend::Documents);
         let losses = pass.losses(&packed, kept, None);
         Ok(spread(&losses, &packed.counted_rows, rows))
@@ -225,20 +244,12 @@ impl<B: Backend + Clone> Decoder<B> {
     fn reserve_angles(&mut self, positions: usize) {
         if self.angles.1 < positions {
             let positions = positions.next_power_of_two();
-            let table = rope::angles(positions, self.config.head_dim, self.config.rope_theta);
-            self.angles = (self.backend.tensor(table), positions);
+            let table = |rope: &rope::Rope| {
+                self.backend.tensor(rope.table(positions, self.config.head_dim))
+            };
+            self.angles = (self.config.ropes.iter().map(table).collect(), positions);
         }
     }
-}
-
-fn pass<'a, B: Backend>(
-    backend: &'a B,
-    config: &'a ModelConfig,
-    weights: &'a Weights<B::Tensor>,
-    angles: &'a B::Tensor,
-    rows: usize,
-) -> Pass<'a, B> {
-    Pass { backend, config, weights, angles, rows }
 }
 
 /// The counted rows' losses at their places, 0 elsewhere.
@@ -325,8 +336,8 @@ impl<B: Backend + Clone> Gradients<B> {
 
     /// Multiplies every gradient.
     pub fn scale(&mut self, factor: f32) {
-        for tensor in self.weights.all_mut() {
-            self.backend.scale(tensor, factor);
+        for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all_mut()) {
+            self.backend.scale(tensor, spec.elements(), factor);
         }
     }
 

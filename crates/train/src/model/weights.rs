@@ -1,5 +1,5 @@
 //! A decoder's weights: which tensors there are, what the checkpoint calls their parts, and random
-//! values to begin with. Fields bear the checkpoint's names. What meets the same input stands in
+//! values to begin with. What meets the same input stands in
 //! one tensor (queries, keys and values; gate and up), so that it is one matrix product; a
 //! checkpoint's tensor is then a run of its rows.
 
@@ -10,6 +10,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 
 use super::ModelConfig;
+use super::family::Block;
 
 /// One value for each tensor of a decoder: the tensors themselves, their gradients, or what is
 /// known of them.
@@ -28,22 +29,130 @@ pub struct Weights<T> {
 /// One layer's part of [`Weights`].
 #[derive(Debug, Clone)]
 pub struct LayerWeights<T> {
-    /// `[C]`, before attention.
-    pub input_layernorm: T,
+    /// `[C]`, before attention, and before both halves of a parallel block.
+    pub input_norm: T,
     /// `[(H + 2K) D, C]`: q_proj, k_proj, v_proj.
-    pub qkv_proj: T,
-    /// `[(H + 2K) D]`.
-    pub qkv_bias: Option<T>,
-    /// `[C, H D]`.
-    pub o_proj: T,
-    /// `[C]`.
-    pub o_bias: Option<T>,
-    /// `[C]`, before the feed-forward.
-    pub post_attention_layernorm: T,
+    pub qkv: Linear<T>,
+    /// Norms of query and key heads, `[2 D]` or `[(H + K) D]`: q_norm, k_norm.
+    pub qk_norm: Option<T>,
+    /// `[C, H D]`: o_proj.
+    pub output: Linear<T>,
+    /// `[C]`, on what attention adds to the stream.
+    pub attention_out_norm: Option<T>,
+    /// `[C]`, before the feed-forward; none in a parallel block.
+    pub feed_forward_norm: Option<T>,
     /// `[2 F, C]`: gate_proj, up_proj.
-    pub gate_up_proj: T,
-    /// `[C, F]`.
-    pub down_proj: T,
+    pub gate_up: Linear<T>,
+    /// `[C, F]`: down_proj.
+    pub down: Linear<T>,
+    /// `[C]`, on what the feed-forward adds to the stream.
+    pub feed_forward_out_norm: Option<T>,
+}
+
+/// A linear map y = x · wᵀ + b.
+#[derive(Debug, Clone)]
+pub struct Linear<T> {
+    /// `[outputs, inputs]`.
+    pub weight: T,
+    /// `[outputs]`.
+    pub bias: Option<T>,
+}
+
+/// The linear maps of a layer, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projection {
+    /// Queries, keys and values out of the stream.
+    Qkv,
+    /// What was attended to, back into the stream.
+    Output,
+    /// Gate and up out of the stream.
+    GateUp,
+    /// The gated values, back into the stream.
+    Down,
+}
+
+impl<T> LayerWeights<T> {
+    /// A linear map.
+    pub fn linear(&self, projection: Projection) -> &Linear<T> {
+        match projection {
+            Projection::Qkv => &self.qkv,
+            Projection::Output => &self.output,
+            Projection::GateUp => &self.gate_up,
+            Projection::Down => &self.down,
+        }
+    }
+
+    /// A linear map's gradients to add to.
+    pub fn linear_mut(&mut self, projection: Projection) -> &mut Linear<T> {
+        match projection {
+            Projection::Qkv => &mut self.qkv,
+            Projection::Output => &mut self.output,
+            Projection::GateUp => &mut self.gate_up,
+            Projection::Down => &mut self.down,
+        }
+    }
+
+    /// Every tensor that there is, in order.
+    fn all(&self) -> impl Iterator<Item = &T> {
+        [
+            Some(&self.input_norm),
+            Some(&self.qkv.weight),
+            self.qkv.bias.as_ref(),
+            self.qk_norm.as_ref(),
+            Some(&self.output.weight),
+            self.output.bias.as_ref(),
+            self.attention_out_norm.as_ref(),
+            self.feed_forward_norm.as_ref(),
+            Some(&self.gate_up.weight),
+            self.gate_up.bias.as_ref(),
+            Some(&self.down.weight),
+            self.down.bias.as_ref(),
+            self.feed_forward_out_norm.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Every tensor that there is, in the same order.
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        [
+            Some(&mut self.input_norm),
+            Some(&mut self.qkv.weight),
+            self.qkv.bias.as_mut(),
+            self.qk_norm.as_mut(),
+            Some(&mut self.output.weight),
+            self.output.bias.as_mut(),
+            self.attention_out_norm.as_mut(),
+            self.feed_forward_norm.as_mut(),
+            Some(&mut self.gate_up.weight),
+            self.gate_up.bias.as_mut(),
+            Some(&mut self.down.weight),
+            self.down.bias.as_mut(),
+            self.feed_forward_out_norm.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<LayerWeights<U>, E> {
+        Ok(LayerWeights {
+            input_norm: f(&self.input_norm)?,
+            qkv: self.qkv.try_map(f)?,
+            qk_norm: self.qk_norm.as_ref().map(&mut *f).transpose()?,
+            output: self.output.try_map(f)?,
+            attention_out_norm: self.attention_out_norm.as_ref().map(&mut *f).transpose()?,
+            feed_forward_norm: self.feed_forward_norm.as_ref().map(&mut *f).transpose()?,
+            gate_up: self.gate_up.try_map(f)?,
+            down: self.down.try_map(f)?,
+            feed_forward_out_norm: self.feed_forward_out_norm.as_ref().map(&mut *f).transpose()?,
+        })
+    }
+}
+
+impl<T> Linear<T> {
+    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Linear<U>, E> {
+        Ok(Linear { weight: f(&self.weight)?, bias: self.bias.as_ref().map(f).transpose()? })
+    }
 }
 
 impl<T> Weights<T> {
@@ -60,13 +169,7 @@ impl<T> Weights<T> {
     /// Every tensor, in the checkpoint's order.
     pub fn all(&self) -> Vec<&T> {
         let mut all = vec![&self.embed_tokens];
-        for layer in &self.layers {
-            all.extend([&layer.input_layernorm, &layer.qkv_proj]);
-            all.extend(&layer.qkv_bias);
-            all.push(&layer.o_proj);
-            all.extend(&layer.o_bias);
-            all.extend([&layer.post_attention_layernorm, &layer.gate_up_proj, &layer.down_proj]);
-        }
+        all.extend(self.layers.iter().flat_map(LayerWeights::all));
         all.push(&self.norm);
         all.extend(&self.lm_head);
         all
@@ -75,17 +178,7 @@ impl<T> Weights<T> {
     /// Every tensor, in the same order.
     pub fn all_mut(&mut self) -> Vec<&mut T> {
         let mut all = vec![&mut self.embed_tokens];
-        for layer in &mut self.layers {
-            all.extend([&mut layer.input_layernorm, &mut layer.qkv_proj]);
-            all.extend(&mut layer.qkv_bias);
-            all.push(&mut layer.o_proj);
-            all.extend(&mut layer.o_bias);
-            all.extend([
-                &mut layer.post_attention_layernorm,
-                &mut layer.gate_up_proj,
-                &mut layer.down_proj,
-            ]);
-        }
+        all.extend(self.layers.iter_mut().flat_map(LayerWeights::all_mut));
         all.push(&mut self.norm);
         all.extend(&mut self.lm_head);
         all
@@ -96,25 +189,14 @@ impl<T> Weights<T> {
     /// # Errors
     /// The first that `f` returns.
     pub fn try_map<U, E>(&self, mut f: impl FnMut(&T) -> Result<U, E>) -> Result<Weights<U>, E> {
-        let embed_tokens = f(&self.embed_tokens)?;
-        let mut layers = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
-            layers.push(LayerWeights {
-                input_layernorm: f(&layer.input_layernorm)?,
-                qkv_proj: f(&layer.qkv_proj)?,
-                qkv_bias: layer.qkv_bias.as_ref().map(&mut f).transpose()?,
-                o_proj: f(&layer.o_proj)?,
-                o_bias: layer.o_bias.as_ref().map(&mut f).transpose()?,
-                post_attention_layernorm: f(&layer.post_attention_layernorm)?,
-                gate_up_proj: f(&layer.gate_up_proj)?,
-                down_proj: f(&layer.down_proj)?,
-            });
-        }
-        let norm = f(&self.norm)?;
         Ok(Weights {
-            embed_tokens,
-            layers,
-            norm,
+            embed_tokens: f(&self.embed_tokens)?,
+            layers: self
+                .layers
+                .iter()
+                .map(|layer| layer.try_map(&mut f))
+                .collect::<Result<_, E>>()?,
+            norm: f(&self.norm)?,
             lm_head: self.lm_head.as_ref().map(&mut f).transpose()?,
         })
     }
@@ -131,7 +213,7 @@ impl<T> Weights<T> {
 /// What a tensor of the checkpoint is, which decides how it begins and whether it decays.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Role {
-    /// Begins at one, does not decay.
+    /// Begins as what leaves the scale alone, does not decay.
     Norm,
     /// Begins at zero, does not decay.
     Bias,
@@ -181,36 +263,75 @@ impl Spec {
 /// The tensors of a config's decoder.
 #[must_use]
 pub fn specs(config: &ModelConfig) -> Weights<Spec> {
-    let (c, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-    let (q, kv) = (config.query_width(), config.num_key_value_heads * config.head_dim);
-    let mut number = 0;
-    let mut spec = |prefix: &str, parts: &[(&str, &[usize])], role: Role| {
+    let (c, v) = (config.hidden_size, config.vocab_size);
+    let mut names = Names { number: 0 };
+    Weights {
+        embed_tokens: names.one("model.embed_tokens.weight", &[v, c], Role::Matrix),
+        layers: (0..config.num_hidden_layers).map(|l| layer_specs(config, l, &mut names)).collect(),
+        norm: names.one("model.norm.weight", &[c], Role::Norm),
+        lm_head: (!config.tie_word_embeddings)
+            .then(|| names.one("lm_head.weight", &[v, c], Role::Matrix)),
+    }
+}
+
+/// Counts the parts as they are named.
+struct Names {
+    number: usize,
+}
+
+impl Names {
+    /// One tensor of ours that holds some of the checkpoint's.
+    fn join(&mut self, prefix: &str, parts: &[(&str, &[usize])], role: Role) -> Spec {
         let mut at = 0;
         let parts = parts.iter().map(|(name, shape)| {
             let start = at;
             at += shape.iter().product::<usize>();
-            number += 1;
+            self.number += 1;
             Part {
                 name: format!("{prefix}{name}"),
                 shape: shape.to_vec(),
                 role,
                 range: start..at,
-                number,
+                number: self.number,
             }
         });
         Spec { parts: parts.collect() }
+    }
+
+    /// One tensor that is one of the checkpoint's.
+    fn one(&mut self, name: &str, shape: &[usize], role: Role) -> Spec {
+        self.join(name, &[("", shape)], role)
+    }
+}
+
+fn layer_specs(config: &ModelConfig, l: usize, names: &mut Names) -> LayerWeights<Spec> {
+    let (c, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
+    let (q, kv) = (heads.query_width(), heads.key_value_width());
+    let at = format!("model.layers.{l}.");
+    let (attention, mlp) = (format!("{at}self_attn."), format!("{at}mlp."));
+    // What the checkpoint calls the norms after the first; the same name is another norm in
+    // another family.
+    let [attention_out, feed_forward, feed_forward_out] = match config.family.block {
+        Block::Sequential => [None, Some("post_attention_layernorm"), None],
+        Block::Sandwich => [
+            Some("post_attention_layernorm"),
+            Some("pre_feedforward_layernorm"),
+            Some("post_feedforward_layernorm"),
+        ],
+        Block::Parallel => [None; 3],
     };
-    let embed_tokens = spec("model.embed_tokens.weight", &[("", &[v, c])], Role::Matrix);
-    let mut layers = Vec::new();
-    for l in 0..config.num_hidden_layers {
-        let (at, attention, mlp) = (
-            format!("model.layers.{l}."),
-            format!("model.layers.{l}.self_attn."),
-            format!("model.layers.{l}.mlp."),
-        );
-        layers.push(LayerWeights {
-            input_layernorm: spec(&at, &[("input_layernorm.weight", &[c])], Role::Norm),
-            qkv_proj: spec(
+    let norm = |name: Option<&str>, names: &mut Names| {
+        name.map(|name| names.one(&format!("{at}{name}.weight"), &[c], Role::Norm))
+    };
+    let [q_norm, k_norm] = if config.family.qk_norm_per_head {
+        [vec![heads.queries, heads.size], vec![heads.key_values, heads.size]]
+    } else {
+        [vec![heads.size], vec![heads.size]]
+    };
+    LayerWeights {
+        input_norm: names.one(&format!("{at}input_layernorm.weight"), &[c], Role::Norm),
+        qkv: Linear {
+            weight: names.join(
                 &attention,
                 &[
                     ("q_proj.weight", &[q, c]),
@@ -219,34 +340,38 @@ pub fn specs(config: &ModelConfig) -> Weights<Spec> {
                 ],
                 Role::Matrix,
             ),
-            qkv_bias: config.qkv_bias.then(|| {
-                spec(
-                    &attention,
-                    &[("q_proj.bias", &[q]), ("k_proj.bias", &[kv]), ("v_proj.bias", &[kv])],
-                    Role::Bias,
-                )
+            bias: config.qkv_bias.then(|| {
+                let parts: [(&str, &[usize]); 3] =
+                    [("q_proj.bias", &[q]), ("k_proj.bias", &[kv]), ("v_proj.bias", &[kv])];
+                names.join(&attention, &parts, Role::Bias)
             }),
-            o_proj: spec(&attention, &[("o_proj.weight", &[c, q])], Role::Residual),
-            o_bias: config
+        },
+        qk_norm: config.qk_norm.then(|| {
+            let parts = [("q_norm.weight", &q_norm[..]), ("k_norm.weight", &k_norm)];
+            names.join(&attention, &parts, Role::Norm)
+        }),
+        output: Linear {
+            weight: names.join(&attention, &[("o_proj.weight", &[c, q])], Role::Residual),
+            bias: config
                 .output_bias
-                .then(|| spec(&attention, &[("o_proj.bias", &[c])], Role::Bias)),
-            post_attention_layernorm: spec(
-                &at,
-                &[("post_attention_layernorm.weight", &[c])],
-                Role::Norm,
-            ),
-            gate_up_proj: spec(
+                .then(|| names.join(&attention, &[("o_proj.bias", &[c])], Role::Bias)),
+        },
+        attention_out_norm: norm(attention_out, names),
+        feed_forward_norm: norm(feed_forward, names),
+        gate_up: Linear {
+            weight: names.join(
                 &mlp,
                 &[("gate_proj.weight", &[f, c]), ("up_proj.weight", &[f, c])],
                 Role::Matrix,
             ),
-            down_proj: spec(&mlp, &[("down_proj.weight", &[c, f])], Role::Residual),
-        });
+            bias: None,
+        },
+        down: Linear {
+            weight: names.join(&mlp, &[("down_proj.weight", &[c, f])], Role::Residual),
+            bias: None,
+        },
+        feed_forward_out_norm: norm(feed_forward_out, names),
     }
-    let norm = spec("model.norm.weight", &[("", &[c])], Role::Norm);
-    let lm_head = (!config.tie_word_embeddings)
-        .then(|| spec("lm_head.weight", &[("", &[v, c])], Role::Matrix));
-    Weights { embed_tokens, layers, norm, lm_head }
 }
 
 /// Elements that one stream of random numbers serves.
@@ -264,7 +389,7 @@ pub fn initial(spec: &Spec, config: &ModelConfig, seed: u64) -> Vec<f32> {
                 config.initializer_range / (2.0 * config.num_hidden_layers as f32).sqrt()
             }
             Role::Norm => {
-                values[part.range.clone()].fill(1.0);
+                values[part.range.clone()].fill(config.initial_norm());
                 continue;
             }
             Role::Bias => continue,

@@ -2,14 +2,15 @@
 //! kept as its log-sum-exp alone and recomputed in the backward pass (Dao et al., FlashAttention,
 //! arXiv 2205.14135). On the CPU one task takes one document and one key and value head with the
 //! group of query heads that share it, so that all it writes is its own; inside, blocks of queries
-//! meet all keys before them, which a short document's scores allow to stand in cache.
+//! meet all keys that one of them sees, which a short document's scores allow to stand in cache.
+//! Scores may be capped (Gemma 2) and a token may see no further than a window.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::matmul::{Target, View, product};
 use super::split::{self, Shared};
-use super::{Heads, SavedAttention, simd};
+use super::{AttentionShape, Heads, SavedAttention, simd};
 
 /// Queries of one block.
 const QUERIES: usize = 64;
@@ -28,20 +29,20 @@ struct Place {
     len: usize,
     /// Key and value head.
     head: usize,
-    heads: Heads,
+    shape: AttentionShape,
 }
 
 impl Place {
     /// Columns of `qkv` where query head `member` of the group, the key head and the value head
     /// begin.
     fn columns(self, member: usize) -> [usize; 3] {
-        let Heads { queries, key_values, size } = self.heads;
+        let Heads { queries, key_values, size } = self.shape.heads;
         [self.query_head(member), queries + self.head, queries + key_values + self.head]
             .map(|head| head * size)
     }
 
     fn query_head(self, member: usize) -> usize {
-        self.head * self.heads.group() + member
+        self.head * self.shape.heads.group() + member
     }
 
     /// A head's rows of a matrix of `width` columns, from query or key `first` of the document on.
@@ -58,12 +59,31 @@ impl Place {
         rows: Range<usize>,
     ) -> Target<'_> {
         let start = (self.start + rows.start) * width + column;
-        Target { memory, start, row_stride: width, rows: rows.len(), columns: self.heads.size }
+        Target {
+            memory,
+            start,
+            row_stride: width,
+            rows: rows.len(),
+            columns: self.shape.heads.size,
+        }
+    }
+
+    /// Keys of the document that a block of queries sees at all.
+    fn keys(self, queries: &Range<usize>) -> Range<usize> {
+        self.shape.first_seen(queries.start)..queries.end
+    }
+
+    /// Cuts a query's row of scores over `keys` into what it does not see, sees, does not see.
+    fn cut<'s>(self, row: &'s mut [f32], query: usize, keys: &Range<usize>) -> [&'s mut [f32]; 3] {
+        let (before, rest) = row.split_at_mut(self.shape.first_seen(query) - keys.start);
+        let (seen, after) = rest.split_at_mut(query + 1 - keys.start - before.len());
+        [before, seen, after]
     }
 }
 
 /// Calls `task` for each document and key and value head.
-fn for_each_place(documents: &[u32], heads: Heads, task: impl Fn(Place) + Sync + Send) {
+fn for_each_place(documents: &[u32], shape: AttentionShape, task: impl Fn(Place) + Sync + Send) {
+    let heads = shape.heads;
     let count = documents.len().saturating_sub(1);
     let cost: usize =
         documents.windows(2).map(|d| ((d[1] - d[0]) as usize).pow(2) * heads.query_width()).sum();
@@ -72,23 +92,23 @@ fn for_each_place(documents: &[u32], heads: Heads, task: impl Fn(Place) + Sync +
             documents[i / heads.key_values] as usize,
             documents[i / heads.key_values + 1] as usize,
         );
-        task(Place { start, len: end - start, head: i % heads.key_values, heads });
+        task(Place { start, len: end - start, head: i % heads.key_values, shape });
     });
 }
 
-/// out = softmax(q kᵀ / √D, causal) v; `log_sums` `[rows, H]` gets the log of each softmax's
+/// out = softmax(q kᵀ · scale, causal) v; `log_sums` `[rows, H]` gets the log of each softmax's
 /// denominator.
 pub fn forward(
     out: &mut [f32],
     log_sums: &mut [f32],
     qkv: &[f32],
     documents: &[u32],
-    heads: Heads,
+    shape: AttentionShape,
 ) {
     let (out, log_sums) = (Shared::new(out), Shared::new(log_sums));
-    for_each_place(documents, heads, |place| {
+    for_each_place(documents, shape, |place| {
         SCRATCH.with_borrow_mut(|[scores, _]| {
-            for member in 0..heads.group() {
+            for member in 0..shape.heads.group() {
                 for first in (0..place.len).step_by(QUERIES) {
                     let queries = first..(first + QUERIES).min(place.len);
                     forward_block(place, member, queries, qkv, scores, [out, log_sums]);
@@ -107,27 +127,30 @@ fn forward_block(
     scores: &mut Vec<f32>,
     [out, log_sums]: [Shared; 2],
 ) {
-    let (heads, width, keys) = (place.heads, place.heads.qkv_width(), queries.end);
+    let (heads, keys) = (place.shape.heads, place.keys(&queries));
     let [q, _, v] = place.columns(member);
     block_scores(place, member, queries.clone(), qkv, scores);
-    for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-        let (seen, hidden) = row.split_at_mut(queries.start + i + 1);
+    for (query, row) in queries.clone().zip(scores.chunks_exact_mut(keys.len())) {
+        let [before, seen, after] = place.cut(row, query, &keys);
+        if let Some(cap) = place.shape.softcap {
+            simd::soft_cap(seen, cap);
+        }
         let largest = simd::row_max(seen);
         let sum = simd::exp_minus_and_sum(seen, largest);
         simd::scale(seen, 1.0 / sum);
-        hidden.fill(0.0);
-        let at = (place.start + queries.start + i) * heads.queries + place.query_head(member);
+        before.fill(0.0);
+        after.fill(0.0);
+        let at = (place.start + query) * heads.queries + place.query_head(member);
         // SAFETY: this row and head are this task's alone.
         unsafe { log_sums.part(at..at + 1)[0] = largest + sum.ln() };
     }
+    let values = place.view(qkv, heads.qkv_width(), v, keys.start);
     let target = place.target(out, heads.query_width(), q, queries);
     // SAFETY: these rows and columns of the output are this task's alone.
-    unsafe {
-        product(target, View::rows(scores, keys), place.view(qkv, width, v, 0), keys, 1.0, false)
-    };
+    unsafe { product(target, View::rows(scores, keys.len()), values, keys.len(), 1.0, false) };
 }
 
-/// scores `[queries, keys]` = q kᵀ / √D.
+/// scores `[queries, keys]` = q kᵀ · scale, before the cap.
 fn block_scores(
     place: Place,
     member: usize,
@@ -135,11 +158,13 @@ fn block_scores(
     qkv: &[f32],
     scores: &mut Vec<f32>,
 ) {
-    let (heads, width, keys) = (place.heads, place.heads.qkv_width(), queries.end);
-    let [q, k, _] = place.columns(member);
-    let (q, k) =
-        (place.view(qkv, width, q, queries.start), place.view(qkv, width, k, 0).transposed());
-    fill_product(scores, [queries.len(), keys, heads.size], q, k, heads.scale());
+    let (AttentionShape { heads, scale, .. }, keys) = (place.shape, place.keys(&queries));
+    let (width, [q, k, _]) = (heads.qkv_width(), place.columns(member));
+    let (q, k) = (
+        place.view(qkv, width, q, queries.start),
+        place.view(qkv, width, k, keys.start).transposed(),
+    );
+    fill_product(scores, [queries.len(), keys.len(), heads.size], q, k, scale);
 }
 
 /// memory = factor · a · b, as a whole matrix of its own.
@@ -163,11 +188,11 @@ pub fn backward(
     dout: &[f32],
     saved: SavedAttention<[f32]>,
     documents: &[u32],
-    heads: Heads,
+    shape: AttentionShape,
 ) {
-    let (width, size) = (heads.qkv_width(), heads.size);
+    let (width, size) = (shape.heads.qkv_width(), shape.heads.size);
     let dqkv = Shared::new(dqkv);
-    for_each_place(documents, heads, |place| {
+    for_each_place(documents, shape, |place| {
         let [_, k, v] = place.columns(0);
         for row in place.start..place.start + place.len {
             for column in [k, v] {
@@ -176,7 +201,7 @@ pub fn backward(
             }
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            for member in 0..heads.group() {
+            for member in 0..shape.heads.group() {
                 for first in (0..place.len).step_by(QUERIES) {
                     let queries = first..(first + QUERIES).min(place.len);
                     backward_block(place, member, queries, dout, saved, scratch, dqkv);
@@ -196,39 +221,36 @@ fn backward_block(
     [scores, dscores]: &mut [Vec<f32>; 2],
     dqkv: Shared,
 ) {
-    let (heads, keys, count) = (place.heads, queries.end, queries.len());
+    let (heads, keys, count) = (place.shape.heads, place.keys(&queries), queries.len());
     let (width, out_width) = (heads.qkv_width(), heads.query_width());
     let [q, k, v] = place.columns(member);
     let dout_view = place.view(dout, out_width, q, queries.start);
     block_scores(place, member, queries.clone(), saved.qkv, scores);
-    let values = place.view(saved.qkv, width, v, 0).transposed();
-    fill_product(dscores, [count, keys, heads.size], dout_view, values, 1.0);
-    for i in 0..count {
-        let row = place.start + queries.start + i;
+    let values = place.view(saved.qkv, width, v, keys.start).transposed();
+    fill_product(dscores, [count, keys.len(), heads.size], dout_view, values, 1.0);
+    let rows = scores.chunks_exact_mut(keys.len()).zip(dscores.chunks_exact_mut(keys.len()));
+    for (query, (p, ds)) in queries.clone().zip(rows) {
+        let row = place.start + query;
         let at = row * out_width + q;
         let delta = row_dot(&dout[at..at + heads.size], &saved.out[at..at + heads.size]);
         let log_sum = saved.log_sums[row * heads.queries + place.query_head(member)];
-        let (p, p_hidden) = scores[i * keys..(i + 1) * keys].split_at_mut(queries.start + i + 1);
-        let (ds, ds_hidden) = dscores[i * keys..(i + 1) * keys].split_at_mut(queries.start + i + 1);
-        softmax_backward(p, ds, log_sum, delta, heads.scale());
-        p_hidden.fill(0.0);
-        ds_hidden.fill(0.0);
+        let ([p_before, p, p_after], [ds_before, ds, ds_after]) =
+            (place.cut(p, query, &keys), place.cut(ds, query, &keys));
+        softmax_backward(p, ds, [log_sum, delta], place.shape);
+        for unseen in [p_before, p_after, ds_before, ds_after] {
+            unseen.fill(0.0);
+        }
     }
-    let (p, ds) = (View::rows(scores, keys), View::rows(dscores, keys));
+    let (p, ds) = (View::rows(scores, keys.len()), View::rows(dscores, keys.len()));
     // SAFETY: these rows and columns of the gradient are this task's alone, and the three parts do
     // not overlap.
     unsafe {
         let q_rows = place.view(saved.qkv, width, q, queries.start);
-        product(place.target(dqkv, width, v, 0..keys), p.transposed(), dout_view, count, 1.0, true);
-        product(place.target(dqkv, width, k, 0..keys), ds.transposed(), q_rows, count, 1.0, true);
-        product(
-            place.target(dqkv, width, q, queries),
-            ds,
-            place.view(saved.qkv, width, k, 0),
-            keys,
-            1.0,
-            false,
-        );
+        let k_rows = place.view(saved.qkv, width, k, keys.start);
+        let [dk, dv] = [k, v].map(|column| place.target(dqkv, width, column, keys.clone()));
+        product(dv, p.transposed(), dout_view, count, 1.0, true);
+        product(dk, ds.transposed(), q_rows, count, 1.0, true);
+        product(place.target(dqkv, width, q, queries), ds, k_rows, keys.len(), 1.0, false);
     }
 }
 
@@ -239,9 +261,17 @@ simd::simd! {
     }
 }
 
+/// Scores before the cap become probabilities, d probabilities become d (q · k).
+fn softmax_backward(p: &mut [f32], ds: &mut [f32], sums: [f32; 2], shape: AttentionShape) {
+    match shape.softcap {
+        None => plain_backward(p, ds, sums, shape.scale),
+        Some(cap) => capped_backward(p, ds, sums, shape.scale, cap),
+    }
+}
+
 simd::simd! {
-    /// Scores become probabilities, d probabilities become d (q · k).
-    fn softmax_backward(p: &mut [f32], ds: &mut [f32], log_sum: f32, delta: f32, scale: f32) {
+    fn plain_backward(p: &mut [f32], ds: &mut [f32], sums: [f32; 2], scale: f32) {
+        let [log_sum, delta] = sums;
         for (p, ds) in p.iter_mut().zip(ds) {
             *p = simd::exp(*p - log_sum);
             *ds = *p * (*ds - delta) * scale;
@@ -249,30 +279,83 @@ simd::simd! {
     }
 }
 
-/// The plain form: each query against each key before it.
-pub mod reference {
-    use super::super::{Heads, SavedAttention};
+simd::simd! {
+    fn capped_backward(p: &mut [f32], ds: &mut [f32], sums: [f32; 2], scale: f32, cap: f32) {
+        let [log_sum, delta] = sums;
+        for (p, ds) in p.iter_mut().zip(ds) {
+            let share = simd::tanh(*p / cap);
+            *p = simd::exp(cap * share - log_sum);
+            *ds = *p * (*ds - delta) * scale * (1.0 - share * share);
+        }
+    }
+}
 
-    /// Softmax of one query's scores, and where the heads' columns begin.
-    fn probabilities(
-        qkv: &[f32],
+/// The plain form: each query against each key that it sees.
+pub mod reference {
+    use super::super::{AttentionShape, SavedAttention};
+
+    /// One query's part: its row, its head, where its document starts.
+    struct One<'a> {
+        qkv: &'a [f32],
         start: usize,
         row: usize,
         head: usize,
-        heads: Heads,
-    ) -> (Vec<f32>, f32, [usize; 3]) {
-        let (width, size) = (heads.qkv_width(), heads.size);
-        let shared = head / heads.group();
-        let [q, k, v] = [head, heads.queries + shared, heads.queries + heads.key_values + shared]
-            .map(|h| h * size);
-        let score = |key: usize| {
-            (0..size).map(|d| qkv[row * width + q + d] * qkv[key * width + k + d]).sum::<f32>()
-                * heads.scale()
-        };
-        let scores: Vec<f32> = (start..=row).map(score).collect();
-        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let log_sum = largest + scores.iter().map(|s| (s - largest).exp()).sum::<f32>().ln();
-        (scores.iter().map(|s| (s - log_sum).exp()).collect(), log_sum, [q, k, v])
+        shape: AttentionShape,
+    }
+
+    impl One<'_> {
+        /// Columns of q, k and v.
+        fn columns(&self) -> [usize; 3] {
+            let heads = self.shape.heads;
+            let shared = self.head / heads.group();
+            [self.head, heads.queries + shared, heads.queries + heads.key_values + shared]
+                .map(|h| h * heads.size)
+        }
+
+        /// The first key that is seen; the last is the row itself.
+        fn first(&self) -> usize {
+            self.start + self.shape.first_seen(self.row - self.start)
+        }
+
+        /// Score and its slope by q · k, for each key that is seen.
+        fn scores(&self) -> Vec<[f32; 2]> {
+            let (width, size) = (self.shape.heads.qkv_width(), self.shape.heads.size);
+            let ([q, k, _], scale) = (self.columns(), self.shape.scale);
+            let score = |key: usize| {
+                let dot: f32 = (0..size)
+                    .map(|d| self.qkv[self.row * width + q + d] * self.qkv[key * width + k + d])
+                    .sum();
+                match self.shape.softcap {
+                    None => [dot * scale, scale],
+                    Some(cap) => {
+                        let share = (dot * scale / cap).tanh();
+                        [cap * share, scale * (1.0 - share * share)]
+                    }
+                }
+            };
+            (self.first()..=self.row).map(score).collect()
+        }
+
+        /// Softmax of the scores, and the log of its denominator.
+        fn probabilities(&self) -> (Vec<f32>, f32) {
+            let scores = self.scores();
+            let largest = scores.iter().map(|s| s[0]).fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = scores.iter().map(|s| (s[0] - largest).exp()).sum();
+            let log_sum = largest + sum.ln();
+            (scores.iter().map(|s| (s[0] - log_sum).exp()).collect(), log_sum)
+        }
+    }
+
+    /// Calls `task` for each row and query head.
+    fn for_each(qkv: &[f32], documents: &[u32], shape: AttentionShape, mut task: impl FnMut(One)) {
+        for ends in documents.windows(2) {
+            let start = ends[0] as usize;
+            for row in start..ends[1] as usize {
+                for head in 0..shape.heads.queries {
+                    task(One { qkv, start, row, head, shape });
+                }
+            }
+        }
     }
 
     /// See [`super::forward`].
@@ -281,25 +364,20 @@ pub mod reference {
         log_sums: &mut [f32],
         qkv: &[f32],
         documents: &[u32],
-        heads: Heads,
+        shape: AttentionShape,
     ) {
-        let (width, size) = (heads.qkv_width(), heads.size);
-        for ends in documents.windows(2) {
-            for row in ends[0] as usize..ends[1] as usize {
-                for head in 0..heads.queries {
-                    let (p, log_sum, [_, _, v]) =
-                        probabilities(qkv, ends[0] as usize, row, head, heads);
-                    log_sums[row * heads.queries + head] = log_sum;
-                    for d in 0..size {
-                        let values = p
-                            .iter()
-                            .zip(ends[0] as usize..)
-                            .map(|(p, key)| p * qkv[key * width + v + d]);
-                        out[row * heads.query_width() + head * size + d] = values.sum();
-                    }
-                }
+        let heads = shape.heads;
+        for_each(qkv, documents, shape, |one| {
+            let ((p, log_sum), [_, _, v]) = (one.probabilities(), one.columns());
+            log_sums[one.row * heads.queries + one.head] = log_sum;
+            for d in 0..heads.size {
+                let values = p
+                    .iter()
+                    .zip(one.first()..)
+                    .map(|(p, key)| p * qkv[key * heads.qkv_width() + v + d]);
+                out[one.row * heads.query_width() + one.head * heads.size + d] = values.sum();
             }
-        }
+        });
     }
 
     /// See [`super::backward`].
@@ -308,31 +386,26 @@ pub mod reference {
         dout: &[f32],
         saved: SavedAttention<[f32]>,
         documents: &[u32],
-        heads: Heads,
+        shape: AttentionShape,
     ) {
-        let (width, size, qkv) = (heads.qkv_width(), heads.size, saved.qkv);
+        let (heads, qkv) = (shape.heads, saved.qkv);
+        let (width, size) = (heads.qkv_width(), heads.size);
         dqkv.fill(0.0);
-        for ends in documents.windows(2) {
-            for row in ends[0] as usize..ends[1] as usize {
-                for head in 0..heads.queries {
-                    let (p, _, [q, k, v]) = probabilities(qkv, ends[0] as usize, row, head, heads);
-                    let dout = &dout[row * heads.query_width() + head * size..][..size];
-                    let dp = |key: usize| {
-                        (0..size).map(|d| dout[d] * qkv[key * width + v + d]).sum::<f32>()
-                    };
-                    let delta: f32 =
-                        p.iter().zip(ends[0] as usize..).map(|(p, key)| p * dp(key)).sum();
-                    for (p, key) in p.iter().zip(ends[0] as usize..) {
-                        let ds = p * (dp(key) - delta) * heads.scale();
-                        for d in 0..size {
-                            dqkv[key * width + v + d] += p * dout[d];
-                            dqkv[row * width + q + d] += ds * qkv[key * width + k + d];
-                            dqkv[key * width + k + d] += ds * qkv[row * width + q + d];
-                        }
-                    }
+        for_each(qkv, documents, shape, |one| {
+            let ((p, _), scores, [q, k, v]) = (one.probabilities(), one.scores(), one.columns());
+            let dout = &dout[one.row * heads.query_width() + one.head * size..][..size];
+            let dp =
+                |key: usize| (0..size).map(|d| dout[d] * qkv[key * width + v + d]).sum::<f32>();
+            let delta: f32 = p.iter().zip(one.first()..).map(|(p, key)| p * dp(key)).sum();
+            for ((&p, score), key) in p.iter().zip(&scores).zip(one.first()..) {
+                let ds = p * (dp(key) - delta) * score[1];
+                for d in 0..size {
+                    dqkv[key * width + v + d] += p * dout[d];
+                    dqkv[one.row * width + q + d] += ds * qkv[key * width + k + d];
+                    dqkv[key * width + k + d] += ds * qkv[one.row * width + q + d];
                 }
             }
-        }
+        });
     }
 }
 
@@ -348,22 +421,44 @@ mod tests {
         (Heads { queries: 6, key_values: 1, size: 32 }, &[0, 64, 128]),
     ];
 
+    /// Without cap and window, with each, with both; a window of one token, and one that is wider
+    /// than a document.
+    fn shapes(heads: Heads) -> [AttentionShape; 6] {
+        let plain = AttentionShape::plain(heads);
+        let both = |softcap, window| AttentionShape { softcap, window, scale: 0.3, ..plain };
+        [
+            plain,
+            both(Some(2.0), None),
+            both(None, Some(1)),
+            both(None, Some(50)),
+            both(Some(1.5), Some(7)),
+            both(None, Some(100_000)),
+        ]
+    }
+
     struct Run {
         out: Vec<f32>,
         log_sums: Vec<f32>,
         dqkv: Vec<f32>,
     }
 
-    fn run(qkv: &[f32], dout: &[f32], documents: &[u32], heads: Heads, plain: bool) -> Run {
+    fn run(
+        qkv: &[f32],
+        dout: &[f32],
+        documents: &[u32],
+        shape: AttentionShape,
+        plain: bool,
+    ) -> Run {
+        let heads = shape.heads;
         let rows = qkv.len() / heads.qkv_width();
         let (mut out, mut log_sums) =
             (vec![f32::NAN; rows * heads.query_width()], vec![f32::NAN; rows * heads.queries]);
         let mut dqkv = vec![f32::NAN; qkv.len()];
         let forward = if plain { reference::forward } else { forward };
         let backward = if plain { reference::backward } else { backward };
-        forward(&mut out, &mut log_sums, qkv, documents, heads);
+        forward(&mut out, &mut log_sums, qkv, documents, shape);
         let saved = SavedAttention { qkv, out: &out[..], log_sums: &log_sums[..] };
-        backward(&mut dqkv, dout, saved, documents, heads);
+        backward(&mut dqkv, dout, saved, documents, shape);
         Run { out, log_sums, dqkv }
     }
 
@@ -377,13 +472,13 @@ mod tests {
     fn forward_and_backward_agree_with_the_reference() {
         for (heads, documents) in CASES {
             let (qkv, dout) = input(heads, documents);
-            let (fast, plain) = (
-                run(&qkv, &dout, documents, heads, false),
-                run(&qkv, &dout, documents, heads, true),
-            );
-            assert_close(&fast.out, &plain.out, 1e-5);
-            assert_close(&fast.log_sums, &plain.log_sums, 1e-5);
-            assert_close(&fast.dqkv, &plain.dqkv, 1e-5);
+            for shape in shapes(heads) {
+                let [fast, plain] =
+                    [false, true].map(|plain| run(&qkv, &dout, documents, shape, plain));
+                assert_close(&fast.out, &plain.out, 1e-5);
+                assert_close(&fast.log_sums, &plain.log_sums, 1e-5);
+                assert_close(&fast.dqkv, &plain.dqkv, 1e-5);
+            }
         }
     }
 
@@ -391,28 +486,46 @@ mod tests {
     fn gradient_is_that_of_finite_differences() {
         let (heads, documents) = (Heads { queries: 4, key_values: 2, size: 4 }, &[0, 3, 8]);
         let (qkv, dout) = input(heads, documents);
-        let found = run(&qkv, &dout, documents, heads, false).dqkv;
-        assert_gradient(&found, &qkv, &dout, |qkv| run(qkv, &dout, documents, heads, true).out);
+        let three = AttentionShape { window: Some(3), ..shapes(heads)[1] };
+        for shape in [shapes(heads)[0], shapes(heads)[1], three] {
+            let found = run(&qkv, &dout, documents, shape, false).dqkv;
+            assert_gradient(&found, &qkv, &dout, |qkv| run(qkv, &dout, documents, shape, true).out);
+        }
     }
 
     #[test]
     fn one_and_two_threads_give_the_same_bits() {
         let (heads, documents) = CASES[1];
         let (qkv, dout) = input(heads, documents);
-        let once = || {
-            let Run { out, dqkv, .. } = run(&qkv, &dout, documents, heads, false);
-            (bits(&out), bits(&dqkv))
-        };
-        assert_eq!(on_threads(1, once), on_threads(2, once));
+        for shape in shapes(heads) {
+            let once = || {
+                let Run { out, dqkv, .. } = run(&qkv, &dout, documents, shape, false);
+                (bits(&out), bits(&dqkv))
+            };
+            assert_eq!(on_threads(1, once), on_threads(2, once));
+        }
+    }
+
+    #[test]
+    fn a_window_of_one_token_gives_its_own_value() {
+        let heads = Heads { queries: 2, key_values: 2, size: 8 };
+        let (qkv, dout) = input(heads, &[0, 90]);
+        let shape = AttentionShape { window: Some(1), ..AttentionShape::plain(heads) };
+        let out = run(&qkv, &dout, &[0, 40, 90], shape, false).out;
+        for (out, qkv) in out.chunks_exact(16).zip(qkv.chunks_exact(48)) {
+            assert_close(out, &qkv[32..], 1e-6);
+        }
     }
 
     #[test]
     fn a_document_does_not_see_its_neighbours() {
         let heads = Heads { queries: 2, key_values: 1, size: 8 };
         let (qkv, dout) = input(heads, &[0, 40]);
-        let together = run(&qkv, &dout, &[0, 10, 40], heads, false).out;
-        let alone =
-            run(&qkv[10 * heads.qkv_width()..], &dout[10 * 16..], &[0, 30], heads, false).out;
-        assert_eq!(bits(&together[10 * 16..]), bits(&alone));
+        for shape in shapes(heads) {
+            let together = run(&qkv, &dout, &[0, 10, 40], shape, false).out;
+            let alone =
+                run(&qkv[10 * heads.qkv_width()..], &dout[10 * 16..], &[0, 30], shape, false).out;
+            assert_eq!(bits(&together[10 * 16..]), bits(&alone));
+        }
     }
 }

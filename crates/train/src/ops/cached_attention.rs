@@ -1,14 +1,14 @@
 //! Attention of a decoding step: one query a sequence over the keys and values that the sequence
-//! has left in the cache. Each sequence and key and value head is a task of its own with a fixed
+//! has left in the cache, no further back than the layer's window. Each sequence and key and value head is a task of its own with a fixed
 //! order of sums, so that a result does not depend on what else is decoded with it. A slot of the
 //! cache is `[2 (keys, values), K, capacity, D]`: one head's keys are contiguous.
 
 use super::split::{self, Shared};
-use super::{CacheShape, simd};
+use super::{AttentionShape, CacheShape, simd};
 
 /// Puts the keys and values of each row of `qkv` into its slot at its position.
 pub fn store(cache: &mut [f32], qkv: &[f32], slots: &[u32], positions: &[u32], shape: CacheShape) {
-    let CacheShape { heads, capacity } = shape;
+    let CacheShape { attention: AttentionShape { heads, .. }, capacity } = shape;
     let size = heads.size;
     for (row, (&slot, &position)) in slots.iter().zip(positions).enumerate() {
         let keys_and_values =
@@ -21,7 +21,8 @@ pub fn store(cache: &mut [f32], qkv: &[f32], slots: &[u32], positions: &[u32], s
     }
 }
 
-/// out `[rows, H D]`: row i attends to positions 0 to `positions[i]` of slot `slots[i]`.
+/// out `[rows, H D]`: row i attends to the positions up to `positions[i]` of slot `slots[i]` that
+/// it sees.
 pub fn attend(
     out: &mut [f32],
     qkv: &[f32],
@@ -30,23 +31,24 @@ pub fn attend(
     positions: &[u32],
     shape: CacheShape,
 ) {
-    let CacheShape { heads, capacity } = shape;
+    let CacheShape { attention: AttentionShape { heads, scale, softcap, .. }, capacity } = shape;
     let (size, part) = (heads.size, heads.group() * heads.size);
     let cost: usize = positions.iter().map(|&p| (p as usize + 1) * heads.query_width()).sum();
     let out = Shared::new(out);
     split::for_each(slots.len() * heads.key_values, cost / 4, |i| {
         let (row, head) = (i / heads.key_values, i % heads.key_values);
         let slot = slots[row] as usize * shape.slot_len();
-        let len = (positions[row] as usize + 1) * size;
+        let position = positions[row] as usize;
+        let seen = shape.attention.first_seen(position)..position + 1;
         let [keys, values] = [head, heads.key_values + head].map(|h| {
             let start = slot + h * capacity * size;
-            &cache[start..start + len]
+            &cache[start + seen.start * size..start + seen.end * size]
         });
         let queries = &qkv[row * heads.qkv_width() + head * part..][..part];
         // SAFETY: this row's part for this head is this task's alone.
         let out = unsafe { out.part(i * part..(i + 1) * part) };
         for (query, out) in queries.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
-            attend_one(out, query, keys, values, heads.scale());
+            attend_one(out, query, keys, values, (scale, softcap));
         }
     });
 }
@@ -57,7 +59,8 @@ const KEYS: usize = 64;
 simd::simd! {
     /// out = softmax(q kᵀ · scale) v for one query, block by block of keys, with the running
     /// maximum and sum of online softmax.
-    fn attend_one(out: &mut [f32], query: &[f32], keys: &[f32], values: &[f32], scale: f32) {
+    fn attend_one(out: &mut [f32], query: &[f32], keys: &[f32], values: &[f32], rule: (f32, Option<f32>)) {
+        let (scale, softcap) = rule;
         let size = query.len();
         let (mut largest, mut sum) = (f32::NEG_INFINITY, 0.0f32);
         let mut scores = [0.0f32; KEYS];
@@ -66,6 +69,11 @@ simd::simd! {
             let scores = &mut scores[..keys.len() / size];
             for (score, key) in scores.iter_mut().zip(keys.chunks_exact(size)) {
                 *score = simd::dot(query, key) * scale;
+            }
+            if let Some(cap) = softcap {
+                for score in &mut *scores {
+                    *score = cap * simd::tanh(*score / cap);
+                }
             }
             let higher = largest.max(simd::max(scores));
             let shrink = simd::exp(largest.max(-1e30) - higher);
@@ -90,7 +98,7 @@ simd::simd! {
 
 /// The plain form.
 pub mod reference {
-    use super::CacheShape;
+    use super::{AttentionShape, CacheShape};
 
     /// See [`super::attend`].
     pub fn attend(
@@ -101,7 +109,8 @@ pub mod reference {
         positions: &[u32],
         shape: CacheShape,
     ) {
-        let CacheShape { heads, capacity } = shape;
+        let CacheShape { attention: AttentionShape { heads, scale, softcap, .. }, capacity } =
+            shape;
         let size = heads.size;
         for (row, (&slot, &last)) in slots.iter().zip(positions).enumerate() {
             for head in 0..heads.queries {
@@ -111,17 +120,18 @@ pub mod reference {
                 };
                 let query = &qkv[row * heads.qkv_width() + head * size..][..size];
                 let score = |key: usize| {
-                    query.iter().zip(&cache[at(0, key)..]).map(|(q, k)| q * k).sum::<f32>()
-                        * heads.scale()
+                    let dot: f32 = query.iter().zip(&cache[at(0, key)..]).map(|(q, k)| q * k).sum();
+                    softcap.map_or(dot * scale, |cap| cap * (dot * scale / cap).tanh())
                 };
-                let scores: Vec<f32> = (0..=last as usize).map(score).collect();
+                let first = shape.attention.first_seen(last as usize);
+                let scores: Vec<f32> = (first..=last as usize).map(score).collect();
                 let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let sum: f32 = scores.iter().map(|s| (s - largest).exp()).sum();
                 for d in 0..size {
                     out[(row * heads.queries + head) * size + d] = scores
                         .iter()
-                        .enumerate()
-                        .map(|(key, s)| (s - largest).exp() / sum * cache[at(1, key) + d])
+                        .zip(first..)
+                        .map(|(s, key)| (s - largest).exp() / sum * cache[at(1, key) + d])
                         .sum();
                 }
             }
@@ -135,51 +145,65 @@ mod tests {
     use super::super::{Heads, attention};
     use super::*;
 
-    const SHAPE: CacheShape =
-        CacheShape { heads: Heads { queries: 4, key_values: 2, size: 20 }, capacity: 150 };
+    const HEADS: Heads = Heads { queries: 4, key_values: 2, size: 20 };
+
+    /// Without cap and window, with each, with both.
+    fn shapes() -> [CacheShape; 4] {
+        [(None, None), (Some(1.5), None), (None, Some(70)), (Some(0.5), Some(3))].map(
+            |(softcap, window)| {
+                let plain = AttentionShape::plain(HEADS);
+                CacheShape { attention: AttentionShape { softcap, window, ..plain }, capacity: 150 }
+            },
+        )
+    }
 
     /// A cache of three slots full of random values, and one query row for each.
-    fn input() -> (Vec<f32>, Vec<f32>) {
-        (random(1, 3 * SHAPE.slot_len()), random(2, 3 * SHAPE.heads.qkv_width()))
+    fn input(shape: CacheShape) -> (Vec<f32>, Vec<f32>) {
+        (random(1, 3 * shape.slot_len()), random(2, 3 * HEADS.qkv_width()))
     }
 
     #[test]
     fn agrees_with_the_reference_at_unequal_lengths() {
-        let (cache, qkv) = input();
-        let [mut fast, mut plain] = [(); 2].map(|()| vec![f32::NAN; 3 * 80]);
-        let (slots, positions) = ([2, 0, 1], [0, 149, 63]);
-        attend(&mut fast, &qkv, &cache, &slots, &positions, SHAPE);
-        reference::attend(&mut plain, &qkv, &cache, &slots, &positions, SHAPE);
-        assert_close(&fast, &plain, 1e-5);
+        for shape in shapes() {
+            let (cache, qkv) = input(shape);
+            let [mut fast, mut plain] = [(); 2].map(|()| vec![f32::NAN; 3 * 80]);
+            let (slots, positions) = ([2, 0, 1], [0, 149, 63]);
+            attend(&mut fast, &qkv, &cache, &slots, &positions, shape);
+            reference::attend(&mut plain, &qkv, &cache, &slots, &positions, shape);
+            assert_close(&fast, &plain, 1e-5);
+        }
     }
 
     #[test]
     fn what_is_stored_is_attended_to_as_in_training() {
-        let heads = SHAPE.heads;
-        let qkv = random(3, 100 * heads.qkv_width());
-        let mut cache = vec![f32::NAN; 2 * SHAPE.slot_len()];
-        let positions: Vec<u32> = (0..100).collect();
-        store(&mut cache, &qkv, &[1; 100], &positions, SHAPE);
-        let (mut expected, mut log_sums) = (vec![0.0; 100 * 80], vec![0.0; 400]);
-        attention::forward(&mut expected, &mut log_sums, &qkv, &[0, 100], heads);
-        let mut found = vec![0.0; 80];
-        attend(&mut found, &qkv[99 * heads.qkv_width()..], &cache, &[1], &[99], SHAPE);
-        assert_close(&found, &expected[99 * 80..], 1e-5);
+        for shape in shapes() {
+            let qkv = random(3, 100 * HEADS.qkv_width());
+            let mut cache = vec![f32::NAN; 2 * shape.slot_len()];
+            let positions: Vec<u32> = (0..100).collect();
+            store(&mut cache, &qkv, &[1; 100], &positions, shape);
+            let (mut expected, mut log_sums) = (vec![0.0; 100 * 80], vec![0.0; 400]);
+            attention::forward(&mut expected, &mut log_sums, &qkv, &[0, 100], shape.attention);
+            let mut found = vec![0.0; 80];
+            attend(&mut found, &qkv[99 * HEADS.qkv_width()..], &cache, &[1], &[99], shape);
+            assert_close(&found, &expected[99 * 80..], 1e-5);
+        }
     }
 
     #[test]
     fn a_row_does_not_depend_on_the_others_or_on_threads() {
-        let (cache, qkv) = input();
-        let run = |rows: std::ops::Range<usize>| {
-            let mut out = vec![0.0; rows.len() * 80];
-            let (slots, positions) = ([2, 0, 1], [80, 149, 63]);
-            let qkv = &qkv[rows.start * SHAPE.heads.qkv_width()..];
-            attend(&mut out, qkv, &cache, &slots[rows.clone()], &positions[rows], SHAPE);
-            bits(&out)
-        };
-        let all = on_threads(1, || run(0..3));
-        assert_eq!(all, on_threads(2, || run(0..3)));
-        assert_eq!(run(1..2), all[80..160]);
-        assert_eq!(run(1..3), all[80..]);
+        for shape in shapes() {
+            let (cache, qkv) = input(shape);
+            let run = |rows: std::ops::Range<usize>| {
+                let mut out = vec![0.0; rows.len() * 80];
+                let (slots, positions) = ([2, 0, 1], [80, 149, 63]);
+                let qkv = &qkv[rows.start * HEADS.qkv_width()..];
+                attend(&mut out, qkv, &cache, &slots[rows.clone()], &positions[rows], shape);
+                bits(&out)
+            };
+            let all = on_threads(1, || run(0..3));
+            assert_eq!(all, on_threads(2, || run(0..3)));
+            assert_eq!(run(1..2), all[80..160]);
+            assert_eq!(run(1..3), all[80..]);
+        }
     }
 }

@@ -28,8 +28,8 @@ impl Backend for Cpu {
     fn fill(&self, tensor: &mut Vec<f32>, len: usize, value: f32) {
         split::for_each_rows(&mut tensor[..len], 1, |_, part| part.fill(value));
     }
-    fn scale(&self, tensor: &mut Vec<f32>, factor: f32) {
-        split::for_each_rows(tensor, 1, |_, part| simd::scale(part, factor));
+    fn scale(&self, tensor: &mut Vec<f32>, len: usize, factor: f32) {
+        split::for_each_rows(&mut tensor[..len], 1, |_, part| simd::scale(part, factor));
     }
     fn sum_of_squares(&self, tensor: &Vec<f32>) -> f64 {
         adamw::sum_of_squares(tensor)
@@ -51,8 +51,9 @@ impl Backend for Cpu {
         dy: &Vec<f32>,
         weight: &Vec<f32>,
         shape: LinearShape,
+        accumulate: bool,
     ) {
-        matmul::backward_input(dx, dy, weight, shape);
+        matmul::backward_input(dx, dy, weight, shape, accumulate);
     }
     fn linear_backward_weight(
         &self,
@@ -75,25 +76,49 @@ impl Backend for Cpu {
         matmul::rows(y, x, weight, plus.slices(), shape);
     }
 
-    fn rms_norm(
+    fn norm(
         &self,
         y: &mut Vec<f32>,
-        inverse_rms: &mut Vec<f32>,
+        inverse: &mut Vec<f32>,
         x: &Vec<f32>,
         weight: &Vec<f32>,
+        residual: Option<&Vec<f32>>,
         shape: NormShape,
     ) {
-        rms_norm::forward(y, inverse_rms, x, weight, shape);
+        norm::forward(y, inverse, x, weight, residual.map(|r| &r[..]), shape);
     }
-    fn rms_norm_backward(
+    fn norm_backward(
         &self,
         gradients: NormGradients<Vec<f32>>,
-        inverse_rms: &Vec<f32>,
+        inverse: &Vec<f32>,
+        dy: &Vec<f32>,
         x: &Vec<f32>,
         weight: &Vec<f32>,
         shape: NormShape,
     ) {
-        rms_norm::backward(gradients.slices(), inverse_rms, x, weight, shape);
+        norm::backward(gradients.slices(), inverse, dy, x, weight, shape);
+    }
+    fn head_norm(
+        &self,
+        qkv: &mut Vec<f32>,
+        inverse: &mut Vec<f32>,
+        projected: &Vec<f32>,
+        weight: &Vec<f32>,
+        shape: HeadNormShape,
+    ) {
+        head_norm::forward(qkv, inverse, projected, weight, shape);
+    }
+    fn head_norm_backward(
+        &self,
+        dqkv: &mut Vec<f32>,
+        dweight: Option<&mut Vec<f32>>,
+        inverse: &Vec<f32>,
+        projected: &Vec<f32>,
+        weight: &Vec<f32>,
+        shape: HeadNormShape,
+    ) {
+        let dweight = dweight.map(|d| &mut d[..]);
+        head_norm::backward(dqkv, dweight, inverse, projected, weight, shape);
     }
     fn rope(
         &self,
@@ -101,9 +126,10 @@ impl Backend for Cpu {
         positions: &Vec<u32>,
         angles: &Vec<f32>,
         heads: Heads,
+        layout: RopeLayout,
         inverse: bool,
     ) {
-        rope::rotate(qkv, positions, angles, heads, inverse);
+        rope::rotate(qkv, positions, angles, heads, layout, inverse);
     }
 
     fn attention(
@@ -112,9 +138,9 @@ impl Backend for Cpu {
         log_sums: &mut Vec<f32>,
         qkv: &Vec<f32>,
         documents: &Vec<u32>,
-        heads: Heads,
+        shape: AttentionShape,
     ) {
-        attention::forward(out, log_sums, qkv, documents, heads);
+        attention::forward(out, log_sums, qkv, documents, shape);
     }
     fn attention_backward(
         &self,
@@ -122,9 +148,9 @@ impl Backend for Cpu {
         dout: &Vec<f32>,
         saved: SavedAttention<Vec<f32>>,
         documents: &Vec<u32>,
-        heads: Heads,
+        shape: AttentionShape,
     ) {
-        attention::backward(dqkv, dout, saved.slices(), documents, heads);
+        attention::backward(dqkv, dout, saved.slices(), documents, shape);
     }
     fn cache_store(
         &self,
@@ -148,17 +174,11 @@ impl Backend for Cpu {
         cached_attention::attend(out, qkv, cache, slots, positions, shape);
     }
 
-    fn swiglu(&self, y: &mut Vec<f32>, gate_up: &Vec<f32>, rows: usize, width: usize) {
-        swiglu::forward(y, gate_up, rows, width);
+    fn glu(&self, y: &mut Vec<f32>, gate_up: &Vec<f32>, shape: GluShape) {
+        glu::forward(y, gate_up, shape);
     }
-    fn swiglu_backward(
-        &self,
-        gate_up: &mut Vec<f32>,
-        dy: &mut Vec<f32>,
-        rows: usize,
-        width: usize,
-    ) {
-        swiglu::backward(gate_up, dy, rows, width);
+    fn glu_backward(&self, gate_up: &mut Vec<f32>, dy: &mut Vec<f32>, shape: GluShape) {
+        glu::backward(gate_up, dy, shape);
     }
     fn gather_rows(&self, y: &mut Vec<f32>, table: &Vec<f32>, ids: &Vec<u32>, width: usize) {
         embedding::gather(y, table, ids, width);
@@ -173,7 +193,7 @@ impl Backend for Cpu {
         head: &Vec<f32>,
         targets: &Vec<u32>,
         gradient: Option<HeadGradient<Vec<f32>>>,
-        shape: LinearShape,
+        shape: HeadShape,
     ) {
         cross_entropy::head_loss(
             losses,

@@ -1,13 +1,14 @@
-//! The head and its loss in one: logits = hidden · headᵀ, loss = −log softmax(logits)[target], and
-//! the gradient d logits = softmax − onehot, which turns at once into d hidden and d head. Logits
-//! stand for a chunk of rows at a time (as in Hsu et al., Liger Kernel, arXiv 2410.10989). Rows
-//! that do not count are not given to this operation, so they cost nothing.
+//! The head and its loss in one: logits = hidden · headᵀ, scaled (Cohere) and capped (Gemma) where a
+//! family does that, loss = −log softmax(logits)[target], and the gradient d logits = softmax −
+//! onehot, which turns at once into d hidden and d head. Logits stand for a chunk of rows at a time
+//! (as in Hsu et al., Liger Kernel, arXiv 2410.10989). Rows that do not count are not given to this
+//! operation, so they cost nothing.
 
 use std::cell::RefCell;
 
 use super::matmul;
 use super::split::{self, Shared};
-use super::{HeadGradient, LinearShape, Plus, simd};
+use super::{HeadGradient, HeadShape, LinearShape, LogitRule, Plus, simd};
 
 /// Logits that stand at a time, at most: 96 MB.
 const LOGITS: usize = 24 << 20;
@@ -31,9 +32,9 @@ pub fn head_loss(
     head: &[f32],
     targets: &[u32],
     mut gradient: Option<HeadGradient<[f32]>>,
-    shape: LinearShape,
+    shape: HeadShape,
 ) {
-    let LinearShape { rows, inputs, outputs } = shape;
+    let HeadShape { linear: LinearShape { rows, inputs, outputs }, logits: rule } = shape;
     let size = chunk(rows, outputs);
     SCRATCH.with_borrow_mut(|logits| {
         logits.resize(logits.len().max(size * outputs), 0.0);
@@ -45,41 +46,89 @@ pub fn head_loss(
             let hidden = &hidden[values.clone()];
             matmul::forward(logits, hidden, head, Plus::NOTHING, shape);
             let scale = gradient.as_ref().map(|g| g.scale);
-            loss_rows(&mut losses[range.clone()], logits, &targets[range], scale);
+            loss_rows(&mut losses[range.clone()], logits, &targets[range], scale, rule);
             if let Some(gradient) = &mut gradient {
-                matmul::backward_input(&mut gradient.hidden[values], logits, head, shape);
-                matmul::backward_weight(gradient.head, None, logits, hidden, shape);
+                matmul::backward_input(&mut gradient.hidden[values], logits, head, shape, false);
+                if let Some(dhead) = gradient.head.as_deref_mut() {
+                    matmul::backward_weight(dhead, None, logits, hidden, shape);
+                }
             }
         }
     });
 }
 
-/// The losses of a chunk; with a scale, logits become their gradient.
-fn loss_rows(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: Option<f32>) {
+/// The losses of a chunk; with a scale, products become the gradient of theirs.
+fn loss_rows(
+    losses: &mut [f32],
+    logits: &mut [f32],
+    targets: &[u32],
+    scale: Option<f32>,
+    rule: LogitRule,
+) {
     let outputs = logits.len() / targets.len();
     let losses = Shared::new(losses);
     split::for_each_rows(logits, outputs, |range, logits| {
         // SAFETY: each block of rows is one task's.
         let losses = unsafe { losses.part(range.clone()) };
+        let mut slopes = Vec::new();
         for ((logits, &target), loss) in
             logits.chunks_exact_mut(outputs).zip(&targets[range]).zip(losses)
         {
+            rule.apply(logits);
+            if let (Some(cap), Some(_)) = (rule.softcap, scale) {
+                slopes.clear();
+                slopes.extend_from_slice(logits);
+                cap_slopes(&mut slopes, cap);
+            }
             let largest = simd::row_max(logits);
             let at_target = logits[target as usize] - largest;
             let sum = simd::exp_minus_and_sum(logits, largest);
             *loss = sum.ln() - at_target;
-            if let Some(scale) = scale {
+            if let Some(scale) = scale.map(|scale| scale * rule.scale) {
                 simd::scale(logits, scale / sum);
                 logits[target as usize] -= scale;
+                if rule.softcap.is_some() {
+                    multiply(logits, &slopes);
+                }
             }
         }
     });
 }
 
+impl LogitRule {
+    /// Products become logits.
+    pub fn apply(self, products: &mut [f32]) {
+        if self.scale != 1.0 {
+            simd::scale(products, self.scale);
+        }
+        if let Some(cap) = self.softcap {
+            simd::soft_cap(products, cap);
+        }
+    }
+}
+
+simd::simd! {
+    /// Capped values c become the cap's slope there, 1 − (c / cap)².
+    fn cap_slopes(x: &mut [f32], cap: f32) {
+        for x in x {
+            *x = 1.0 - (*x / cap) * (*x / cap);
+        }
+    }
+}
+
+simd::simd! {
+    /// y_i *= x_i.
+    fn multiply(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y *= x;
+        }
+    }
+}
+
 /// The plain form: all logits at once.
 pub mod reference {
     use super::super::matmul::reference as matmul;
-    use super::{HeadGradient, LinearShape, Plus};
+    use super::{HeadGradient, HeadShape, Plus};
 
     /// See [`super::head_loss`].
     pub fn head_loss(
@@ -88,25 +137,35 @@ pub mod reference {
         head: &[f32],
         targets: &[u32],
         gradient: Option<HeadGradient<[f32]>>,
-        shape: LinearShape,
+        HeadShape { linear: shape, logits: rule }: HeadShape,
     ) {
         let outputs = shape.outputs;
         let mut logits = vec![0.0; shape.rows * outputs];
         matmul::forward(&mut logits, hidden, head, Plus::NOTHING, shape);
         for (n, logits) in logits.chunks_exact_mut(outputs).enumerate() {
+            for logit in &mut *logits {
+                *logit *= rule.scale;
+                if let Some(cap) = rule.softcap {
+                    *logit = cap * (*logit / cap).tanh();
+                }
+            }
             let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let log_sum = largest + logits.iter().map(|l| (l - largest).exp()).sum::<f32>().ln();
             losses[n] = log_sum - logits[targets[n] as usize];
             if let Some(gradient) = &gradient {
                 for (v, logit) in logits.iter_mut().enumerate() {
                     let onehot = if v == targets[n] as usize { 1.0 } else { 0.0 };
-                    *logit = gradient.scale * ((*logit - log_sum).exp() - onehot);
+                    let slope =
+                        rule.scale * rule.softcap.map_or(1.0, |cap| 1.0 - (*logit / cap).powi(2));
+                    *logit = gradient.scale * slope * ((*logit - log_sum).exp() - onehot);
                 }
             }
         }
         if let Some(gradient) = gradient {
-            matmul::backward_input(gradient.hidden, &logits, head, shape);
-            matmul::backward_weight(gradient.head, None, &logits, hidden, shape);
+            matmul::backward_input(gradient.hidden, &logits, head, shape, false);
+            if let Some(dhead) = gradient.head {
+                matmul::backward_weight(dhead, None, &logits, hidden, shape);
+            }
         }
     }
 }
@@ -116,15 +175,29 @@ mod tests {
     use super::super::testing::{assert_close, assert_gradient, bits, on_threads, random};
     use super::*;
 
+    const RULES: [LogitRule; 3] = [
+        LogitRule::PLAIN,
+        LogitRule { scale: 0.25, softcap: None },
+        LogitRule { scale: 1.5, softcap: Some(4.0) },
+    ];
+
     /// Losses, d hidden, d head.
-    fn run(hidden: &[f32], head: &[f32], width: usize, scale: f32, plain: bool) -> [Vec<f32>; 3] {
-        let shape =
+    fn run(
+        hidden: &[f32],
+        head: &[f32],
+        width: usize,
+        rule: LogitRule,
+        plain: bool,
+    ) -> [Vec<f32>; 3] {
+        let linear =
             LinearShape { rows: hidden.len() / width, inputs: width, outputs: head.len() / width };
-        let targets: Vec<u32> = (0..shape.rows).map(|i| (i * 7 % shape.outputs) as u32).collect();
-        let (mut losses, mut dhidden) = (vec![f32::NAN; shape.rows], vec![f32::NAN; hidden.len()]);
+        let targets: Vec<u32> = (0..linear.rows).map(|i| (i * 7 % linear.outputs) as u32).collect();
+        let (mut losses, mut dhidden) = (vec![f32::NAN; linear.rows], vec![f32::NAN; hidden.len()]);
         let mut dhead = vec![0.0; head.len()];
         let head_loss = if plain { reference::head_loss } else { head_loss };
-        let gradient = HeadGradient { scale, hidden: &mut dhidden[..], head: &mut dhead[..] };
+        let gradient =
+            HeadGradient { scale: 0.5, hidden: &mut dhidden[..], head: Some(&mut dhead[..]) };
+        let shape = HeadShape { linear, logits: rule };
         head_loss(&mut losses, hidden, head, &targets, Some(gradient), shape);
         [losses, dhidden, dhead]
     }
@@ -134,30 +207,52 @@ mod tests {
         for (rows, width, vocab) in [(1, 3, 2), (70, 9, 101), (600, 17, 33)] {
             let hidden: Vec<f32> = random(1, rows * width).iter().map(|x| 5.0 * x).collect();
             let head = random(2, vocab * width);
-            let (fast, plain) =
-                (run(&hidden, &head, width, 0.25, false), run(&hidden, &head, width, 0.25, true));
-            for (fast, plain) in fast.iter().zip(&plain) {
-                assert_close(fast, plain, 1e-5);
+            for rule in RULES {
+                let [fast, plain] =
+                    [false, true].map(|plain| run(&hidden, &head, width, rule, plain));
+                for (fast, plain) in fast.iter().zip(&plain) {
+                    assert_close(fast, plain, 1e-5);
+                }
             }
         }
     }
 
     #[test]
     fn loss_of_equal_logits_is_the_log_of_the_vocabulary() {
-        let [losses, ..] = run(&[0.0; 6], &random(1, 50 * 3), 3, 1.0, false);
-        assert_close(&losses, &[50f32.ln(); 2], 1e-6);
+        for rule in RULES {
+            let [losses, ..] = run(&[0.0; 6], &random(1, 50 * 3), 3, rule, false);
+            assert_close(&losses, &[50f32.ln(); 2], 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_capped_logit_never_passes_its_cap() {
+        let mut logits = [0.0, 1.0, -1e6, 1e6];
+        RULES[2].apply(&mut logits);
+        assert_close(&logits, &[0.0, 4.0 * (1.5f32 / 4.0).tanh(), -4.0, 4.0], 1e-6);
+    }
+
+    #[test]
+    fn a_frozen_head_gets_no_gradient_and_hidden_the_same() {
+        let (hidden, head) = (random(1, 4 * 3), random(2, 5 * 3));
+        let [_, expected, _] = run(&hidden, &head, 3, RULES[0], false);
+        let (mut losses, mut dhidden) = ([0.0; 4], [f32::NAN; 12]);
+        let shape =
+            HeadShape { linear: LinearShape { rows: 4, inputs: 3, outputs: 5 }, logits: RULES[0] };
+        let gradient = HeadGradient { scale: 0.5, hidden: &mut dhidden[..], head: None };
+        head_loss(&mut losses, &hidden, &head, &[0, 2, 4, 1], Some(gradient), shape);
+        assert_eq!(bits(&dhidden), bits(&expected));
     }
 
     #[test]
     fn gradient_is_that_of_finite_differences() {
         let (hidden, head) = (random(1, 4 * 3), random(2, 5 * 3));
-        let [_, dhidden, dhead] = run(&hidden, &head, 3, 1.0, false);
-        assert_gradient(&dhidden, &hidden, &[1.0; 4], |hidden| {
-            run(hidden, &head, 3, 1.0, true)[0].clone()
-        });
-        assert_gradient(&dhead, &head, &[1.0; 4], |head| {
-            run(&hidden, head, 3, 1.0, true)[0].clone()
-        });
+        for rule in RULES {
+            let [_, dhidden, dhead] = run(&hidden, &head, 3, rule, false);
+            let losses = |hidden: &[f32], head: &[f32]| run(hidden, head, 3, rule, true)[0].clone();
+            assert_gradient(&dhidden, &hidden, &[0.5; 4], |hidden| losses(hidden, &head));
+            assert_gradient(&dhead, &head, &[0.5; 4], |head| losses(&hidden, head));
+        }
     }
 
     #[test]
@@ -171,7 +266,7 @@ mod tests {
     #[test]
     fn one_and_two_threads_give_the_same_bits() {
         let (hidden, head) = (random(1, 500 * 40), random(2, 700 * 40));
-        let once = || run(&hidden, &head, 40, 1.0, false).map(|v| bits(&v));
+        let once = || run(&hidden, &head, 40, RULES[2], false).map(|v| bits(&v));
         assert_eq!(on_threads(1, once), on_threads(2, once));
     }
 }

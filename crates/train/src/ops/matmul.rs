@@ -168,11 +168,17 @@ fn start_row(
     }
 }
 
-/// dx = dy · w.
-pub fn backward_input(dx: &mut [f32], dy: &[f32], weight: &[f32], shape: LinearShape) {
+/// dx (+)= dy · w.
+pub fn backward_input(
+    dx: &mut [f32],
+    dy: &[f32],
+    weight: &[f32],
+    shape: LinearShape,
+    accumulate: bool,
+) {
     let LinearShape { rows, inputs, outputs } = shape;
     let (dy, weight) = (View::rows(dy, outputs), View::rows(weight, inputs));
-    tiled(dx, [rows, inputs, outputs], dy, weight, false, |_, _, _| {});
+    tiled(dx, [rows, inputs, outputs], dy, weight, accumulate, |_, _, _| {});
 }
 
 /// dw += dyᵀ · x; dbias += column sums of dy.
@@ -403,13 +409,20 @@ pub mod reference {
         }
     }
 
-    /// dx = dy · w.
-    pub fn backward_input(dx: &mut [f32], dy: &[f32], weight: &[f32], shape: LinearShape) {
+    /// dx (+)= dy · w.
+    pub fn backward_input(
+        dx: &mut [f32],
+        dy: &[f32],
+        weight: &[f32],
+        shape: LinearShape,
+        accumulate: bool,
+    ) {
         let LinearShape { rows, inputs, outputs } = shape;
         for n in 0..rows {
             for i in 0..inputs {
-                dx[n * inputs + i] =
+                let sum: f32 =
                     (0..outputs).map(|o| dy[n * outputs + o] * weight[o * inputs + i]).sum();
+                dx[n * inputs + i] = if accumulate { dx[n * inputs + i] + sum } else { sum };
             }
         }
     }
@@ -478,10 +491,14 @@ mod tests {
             let LinearShape { rows, inputs, outputs } = shape(s);
             let (x, w, dy) =
                 (random(1, rows * inputs), random(2, inputs * outputs), random(3, rows * outputs));
-            let [mut fast, mut plain] = [(); 2].map(|()| vec![f32::NAN; rows * inputs]);
-            backward_input(&mut fast, &dy, &w, shape(s));
-            reference::backward_input(&mut plain, &dy, &w, shape(s));
-            assert_close(&fast, &plain, 1e-5);
+            for (start, accumulate) in
+                [(vec![f32::NAN; rows * inputs], false), (random(4, rows * inputs), true)]
+            {
+                let [mut fast, mut plain] = [start.clone(), start];
+                backward_input(&mut fast, &dy, &w, shape(s), accumulate);
+                reference::backward_input(&mut plain, &dy, &w, shape(s), accumulate);
+                assert_close(&fast, &plain, 1e-5);
+            }
             let [mut fast, mut plain] =
                 [(); 2].map(|()| (random(5, inputs * outputs), random(6, outputs)));
             backward_weight(&mut fast.0, Some(&mut fast.1), &dy, &x, shape(s));
@@ -501,7 +518,7 @@ mod tests {
             y
         };
         let (mut dx, mut dw, mut db) = (vec![0.0; 12], vec![0.0; 15], vec![0.0; 5]);
-        reference::backward_input(&mut dx, &dy, &w, s);
+        reference::backward_input(&mut dx, &dy, &w, s, false);
         reference::backward_weight(&mut dw, Some(&mut db), &dy, &x, s);
         assert_gradient(&dx, &x, &dy, |x| run(x, &w, &b));
         assert_gradient(&dw, &w, &dy, |w| run(&x, w, &b));
@@ -515,7 +532,7 @@ mod tests {
         let run = || {
             let [mut y, mut dx, mut dw] = [300 * 600, 300 * 70, 70 * 600].map(|len| vec![0.0; len]);
             forward(&mut y, &x, &w, Plus::NOTHING, s);
-            backward_input(&mut dx, &dy, &w, s);
+            backward_input(&mut dx, &dy, &w, s, false);
             backward_weight(&mut dw, None, &dy, &x, s);
             [y, dx, dw].map(|v| bits(&v))
         };

@@ -13,13 +13,14 @@ pub mod cached_attention;
 mod cpu;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod glu;
+pub mod head_norm;
 pub mod matmul;
+pub mod norm;
 mod reference;
-pub mod rms_norm;
 pub mod rope;
 pub mod simd;
 mod split;
-pub mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -38,15 +39,79 @@ pub struct LinearShape {
     pub outputs: usize,
 }
 
-/// Rows and width of a norm, and what it adds to the mean square.
+/// Which norm it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// x / √(mean(x²) + eps) · w.
+    Rms,
+    /// The same with 1 + w for w, so that a weight of zero leaves the scale as it is (Gemma).
+    RmsPlusOne,
+    /// (x − mean) / √(variance + eps) · w, without a bias (Cohere).
+    Layer,
+}
+
+impl NormKind {
+    /// What is added to a weight before it is used.
+    #[must_use]
+    pub fn offset(self) -> f32 {
+        if self == Self::RmsPlusOne { 1.0 } else { 0.0 }
+    }
+
+    /// Whether the mean is taken off first.
+    #[must_use]
+    pub fn centres(self) -> bool {
+        self == Self::Layer
+    }
+}
+
+/// A norm over rows.
 #[derive(Debug, Clone, Copy)]
 pub struct NormShape {
     /// N.
     pub rows: usize,
     /// C.
     pub width: usize,
-    /// Epsilon.
+    /// What is added to the mean square.
     pub eps: f32,
+    /// Which norm.
+    pub kind: NormKind,
+}
+
+/// A norm over each query and key head of a row of `qkv`.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadNormShape {
+    /// N.
+    pub rows: usize,
+    /// The heads; values are left as they are.
+    pub heads: Heads,
+    /// What is added to the mean square.
+    pub eps: f32,
+    /// Which norm.
+    pub kind: NormKind,
+    /// Whether every head has weights of its own, `[(H + K) D]`; if not, all query heads share D
+    /// weights and all key heads D others, `[2 D]`.
+    pub per_head: bool,
+}
+
+impl HeadNormShape {
+    /// Heads that are normed: H + K.
+    #[must_use]
+    pub fn count(self) -> usize {
+        self.heads.queries + self.heads.key_values
+    }
+
+    /// Number of weights.
+    #[must_use]
+    pub fn weights(self) -> usize {
+        if self.per_head { self.count() * self.heads.size } else { 2 * self.heads.size }
+    }
+
+    /// Where the weights of a head begin.
+    #[must_use]
+    pub fn weight_of(self, head: usize) -> usize {
+        let set = if self.per_head { head } else { usize::from(head >= self.heads.queries) };
+        set * self.heads.size
+    }
 }
 
 /// The heads of an attention. A row of `qkv` holds H query heads, then K key heads, then K value
@@ -85,19 +150,93 @@ impl Heads {
     pub fn group(self) -> usize {
         self.queries / self.key_values
     }
+}
 
-    /// What scores are multiplied by: 1/√D.
+/// How one layer attends.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// The heads.
+    pub heads: Heads,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Scores s become cap · tanh(s / cap), where there is a cap.
+    pub softcap: Option<f32>,
+    /// A token sees so many tokens, itself and those before it; all of its document where there is
+    /// no window.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// Scores over √D, without cap or window.
     #[must_use]
-    pub fn scale(self) -> f32 {
-        1.0 / (self.size as f32).sqrt()
+    pub fn plain(heads: Heads) -> Self {
+        Self { heads, scale: 1.0 / (heads.size as f32).sqrt(), softcap: None, window: None }
     }
+
+    /// The first position that the one at `position` sees.
+    #[must_use]
+    pub fn first_seen(self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
+/// Which components of a head turn together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// i and i + D/2.
+    Halves,
+    /// 2i and 2i + 1.
+    Interleaved,
+}
+
+/// The gate of a feed-forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x σ(x).
+    Silu,
+    /// The tanh form of GELU: x σ(2 √(2/π) (x + 0.044715 x³)).
+    GeluTanh,
+}
+
+/// Shape of a gated activation.
+#[derive(Debug, Clone, Copy)]
+pub struct GluShape {
+    /// N.
+    pub rows: usize,
+    /// F.
+    pub width: usize,
+    /// What the gate goes through.
+    pub activation: Activation,
+}
+
+/// What the head's products go through to become logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogitRule {
+    /// They are multiplied by this,
+    pub scale: f32,
+    /// and then become cap · tanh(logit / cap), where there is a cap.
+    pub softcap: Option<f32>,
+}
+
+impl LogitRule {
+    /// Logits are the products.
+    pub const PLAIN: Self = Self { scale: 1.0, softcap: None };
+}
+
+/// The head and its loss.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadShape {
+    /// Rows that count, C and V.
+    pub linear: LinearShape,
+    /// How products become logits.
+    pub logits: LogitRule,
 }
 
 /// One layer's keys and values of many sequences: `[slots, 2 (keys, values), K, capacity, D]`.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheShape {
-    /// The heads; only the key and value heads are kept.
-    pub heads: Heads,
+    /// How the layer attends; of its heads only those of keys and values are kept.
+    pub attention: AttentionShape,
     /// Tokens that a slot holds at most.
     pub capacity: usize,
 }
@@ -106,7 +245,7 @@ impl CacheShape {
     /// Elements of one slot.
     #[must_use]
     pub fn slot_len(self) -> usize {
-        2 * self.heads.key_value_width() * self.capacity
+        2 * self.attention.heads.key_value_width() * self.capacity
     }
 }
 
@@ -116,8 +255,8 @@ pub struct HeadGradient<'a, T: ?Sized> {
     pub scale: f32,
     /// d hidden `[rows, C]`, overwritten.
     pub hidden: &'a mut T,
-    /// d head `[V, C]`, added to.
-    pub head: &'a mut T,
+    /// d head `[V, C]`, added to; none where the head is not trained.
+    pub head: Option<&'a mut T>,
 }
 
 /// A set of operations over tensors in some memory.
@@ -143,8 +282,8 @@ pub trait Backend {
     fn index(&self, values: &[u32]) -> Self::Index;
     /// Sets the first `len` values.
     fn fill(&self, tensor: &mut Self::Tensor, len: usize, value: f32);
-    /// Multiplies every value.
-    fn scale(&self, tensor: &mut Self::Tensor, factor: f32);
+    /// Multiplies the first `len` values.
+    fn scale(&self, tensor: &mut Self::Tensor, len: usize, factor: f32);
     /// Sum of the squares of all values.
     fn sum_of_squares(&self, tensor: &Self::Tensor) -> f64;
 
@@ -157,13 +296,14 @@ pub trait Backend {
         plus: Plus<'_, Self::Tensor>,
         shape: LinearShape,
     );
-    /// dx = dy · w.
+    /// dx = dy · w, or dx += dy · w if `accumulate`.
     fn linear_backward_input(
         &self,
         dx: &mut Self::Tensor,
         dy: &Self::Tensor,
         weight: &Self::Tensor,
         shape: LinearShape,
+        accumulate: bool,
     );
     /// dw += dyᵀ · x, and dbias += the column sums of dy.
     fn linear_backward_weight(
@@ -185,24 +325,47 @@ pub trait Backend {
         shape: LinearShape,
     );
 
-    /// y = x / √(mean(x²) + eps) · w by row; keeps 1/√(…) in `inverse_rms` `[rows]`.
-    fn rms_norm(
+    /// y = norm(x) by row, see [`NormKind`], plus a residual where there is one; keeps 1/√(…) in
+    /// `inverse` `[rows]`.
+    fn norm(
         &self,
         y: &mut Self::Tensor,
-        inverse_rms: &mut Self::Tensor,
+        inverse: &mut Self::Tensor,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        residual: Option<&Self::Tensor>,
+        shape: NormShape,
+    );
+    /// dx and dw of [`Backend::norm`], and y once more where it is asked for: the matrix product
+    /// after the norm needs it in the backward pass.
+    fn norm_backward(
+        &self,
+        gradients: NormGradients<'_, Self::Tensor>,
+        inverse: &Self::Tensor,
+        dy: &Self::Tensor,
         x: &Self::Tensor,
         weight: &Self::Tensor,
         shape: NormShape,
     );
-    /// dx += …, dw += …; `dy` becomes y again, which the matrix product after it in the backward
-    /// pass needs.
-    fn rms_norm_backward(
+    /// `qkv` = `projected` with each query and key head normed; keeps 1/√(…) in `inverse`
+    /// `[rows, H + K]`.
+    fn head_norm(
         &self,
-        gradients: NormGradients<'_, Self::Tensor>,
-        inverse_rms: &Self::Tensor,
-        x: &Self::Tensor,
+        qkv: &mut Self::Tensor,
+        inverse: &mut Self::Tensor,
+        projected: &Self::Tensor,
         weight: &Self::Tensor,
-        shape: NormShape,
+        shape: HeadNormShape,
+    );
+    /// `dqkv` becomes the gradient of `projected`; dweight += ….
+    fn head_norm_backward(
+        &self,
+        dqkv: &mut Self::Tensor,
+        dweight: Option<&mut Self::Tensor>,
+        inverse: &Self::Tensor,
+        projected: &Self::Tensor,
+        weight: &Self::Tensor,
+        shape: HeadNormShape,
     );
 
     /// Turns the queries and keys of `qkv` by the angles of their positions; backwards if
@@ -213,6 +376,7 @@ pub trait Backend {
         positions: &Self::Index,
         angles: &Self::Tensor,
         heads: Heads,
+        layout: RopeLayout,
         inverse: bool,
     );
 
@@ -224,7 +388,7 @@ pub trait Backend {
         log_sums: &mut Self::Tensor,
         qkv: &Self::Tensor,
         documents: &Self::Index,
-        heads: Heads,
+        shape: AttentionShape,
     );
     /// dqkv of [`Backend::attention`], overwritten.
     fn attention_backward(
@@ -233,7 +397,7 @@ pub trait Backend {
         dout: &Self::Tensor,
         saved: SavedAttention<'_, Self::Tensor>,
         documents: &Self::Index,
-        heads: Heads,
+        shape: AttentionShape,
     );
     /// Puts the keys and values of each row of `qkv` into its slot at its position.
     fn cache_store(
@@ -256,16 +420,10 @@ pub trait Backend {
         shape: CacheShape,
     );
 
-    /// y `[rows, F]` = silu(gate) · up, where a row of `gate_up` is gate then up.
-    fn swiglu(&self, y: &mut Self::Tensor, gate_up: &Self::Tensor, rows: usize, width: usize);
+    /// y `[rows, F]` = activation(gate) · up, where a row of `gate_up` is gate then up.
+    fn glu(&self, y: &mut Self::Tensor, gate_up: &Self::Tensor, shape: GluShape);
     /// `gate_up` becomes its gradient, `dy` becomes y again.
-    fn swiglu_backward(
-        &self,
-        gate_up: &mut Self::Tensor,
-        dy: &mut Self::Tensor,
-        rows: usize,
-        width: usize,
-    );
+    fn glu_backward(&self, gate_up: &mut Self::Tensor, dy: &mut Self::Tensor, shape: GluShape);
 
     /// y row i = table row `ids[i]`.
     fn gather_rows(
@@ -284,8 +442,9 @@ pub trait Backend {
         width: usize,
     );
 
-    /// The head and its loss in one: −log softmax(hidden · headᵀ) at each row's target. Logits
-    /// stand for a few rows at a time only. `head` is `[outputs, inputs]`.
+    /// The head and its loss in one: −log softmax(logits) at each row's target, logits = hidden ·
+    /// headᵀ put through the [`LogitRule`]. Logits stand for a few rows at a time only. `head` is
+    /// `[V, C]`.
     fn cross_entropy(
         &self,
         losses: &mut Self::Tensor,
@@ -293,7 +452,7 @@ pub trait Backend {
         head: &Self::Tensor,
         targets: &Self::Index,
         gradient: Option<HeadGradient<'_, Self::Tensor>>,
-        shape: LinearShape,
+        shape: HeadShape,
     );
 
     /// One step of AdamW on one tensor.
@@ -334,14 +493,16 @@ impl<'a> Plus<'a, Vec<f32>> {
     }
 }
 
-/// The gradients that [`Backend::rms_norm_backward`] reads and writes.
+/// What [`Backend::norm_backward`] writes.
 pub struct NormGradients<'a, T: ?Sized> {
-    /// d input `[rows, C]`, added to.
+    /// d input `[rows, C]`.
     pub dx: &'a mut T,
-    /// d weight `[C]`, added to.
-    pub dweight: &'a mut T,
-    /// d output `[rows, C]`; becomes the output.
-    pub dy: &'a mut T,
+    /// Whether `dx` is added to, not written over.
+    pub accumulate: bool,
+    /// d weight `[C]`, added to; none where it is not trained.
+    pub dweight: Option<&'a mut T>,
+    /// The norm's output `[rows, C]`.
+    pub y: Option<&'a mut T>,
 }
 
 /// What the forward pass of attention kept.
@@ -356,13 +517,18 @@ pub struct SavedAttention<'a, T: ?Sized> {
 
 impl<'a> HeadGradient<'a, Vec<f32>> {
     fn slices(self) -> HeadGradient<'a, [f32]> {
-        HeadGradient { scale: self.scale, hidden: self.hidden, head: self.head }
+        HeadGradient { scale: self.scale, hidden: self.hidden, head: self.head.map(|h| &mut h[..]) }
     }
 }
 
 impl<'a> NormGradients<'a, Vec<f32>> {
     fn slices(self) -> NormGradients<'a, [f32]> {
-        NormGradients { dx: self.dx, dweight: self.dweight, dy: self.dy }
+        NormGradients {
+            dx: self.dx,
+            accumulate: self.accumulate,
+            dweight: self.dweight.map(|d| &mut d[..]),
+            y: self.y.map(|y| &mut y[..]),
+        }
     }
 }
 

@@ -29,8 +29,8 @@ impl Backend for Reference {
     fn fill(&self, tensor: &mut Vec<f32>, len: usize, value: f32) {
         tensor[..len].fill(value);
     }
-    fn scale(&self, tensor: &mut Vec<f32>, factor: f32) {
-        tensor.iter_mut().for_each(|x| *x *= factor);
+    fn scale(&self, tensor: &mut Vec<f32>, len: usize, factor: f32) {
+        tensor[..len].iter_mut().for_each(|x| *x *= factor);
     }
     fn sum_of_squares(&self, tensor: &Vec<f32>) -> f64 {
         tensor.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
@@ -52,8 +52,9 @@ impl Backend for Reference {
         dy: &Vec<f32>,
         weight: &Vec<f32>,
         shape: LinearShape,
+        accumulate: bool,
     ) {
-        matmul::reference::backward_input(dx, dy, weight, shape);
+        matmul::reference::backward_input(dx, dy, weight, shape, accumulate);
     }
     fn linear_backward_weight(
         &self,
@@ -76,25 +77,49 @@ impl Backend for Reference {
         matmul::reference::forward(y, x, weight, plus.slices(), shape);
     }
 
-    fn rms_norm(
+    fn norm(
         &self,
         y: &mut Vec<f32>,
-        inverse_rms: &mut Vec<f32>,
+        inverse: &mut Vec<f32>,
         x: &Vec<f32>,
         weight: &Vec<f32>,
+        residual: Option<&Vec<f32>>,
         shape: NormShape,
     ) {
-        rms_norm::reference::forward(y, inverse_rms, x, weight, shape);
+        norm::reference::forward(y, inverse, x, weight, residual.map(|r| &r[..]), shape);
     }
-    fn rms_norm_backward(
+    fn norm_backward(
         &self,
         gradients: NormGradients<Vec<f32>>,
-        inverse_rms: &Vec<f32>,
+        inverse: &Vec<f32>,
+        dy: &Vec<f32>,
         x: &Vec<f32>,
         weight: &Vec<f32>,
         shape: NormShape,
     ) {
-        rms_norm::reference::backward(gradients.slices(), inverse_rms, x, weight, shape);
+        norm::reference::backward(gradients.slices(), inverse, dy, x, weight, shape);
+    }
+    fn head_norm(
+        &self,
+        qkv: &mut Vec<f32>,
+        inverse: &mut Vec<f32>,
+        projected: &Vec<f32>,
+        weight: &Vec<f32>,
+        shape: HeadNormShape,
+    ) {
+        head_norm::reference::forward(qkv, inverse, projected, weight, shape);
+    }
+    fn head_norm_backward(
+        &self,
+        dqkv: &mut Vec<f32>,
+        dweight: Option<&mut Vec<f32>>,
+        inverse: &Vec<f32>,
+        projected: &Vec<f32>,
+        weight: &Vec<f32>,
+        shape: HeadNormShape,
+    ) {
+        let dweight = dweight.map(|d| &mut d[..]);
+        head_norm::reference::backward(dqkv, dweight, inverse, projected, weight, shape);
     }
     fn rope(
         &self,
@@ -102,9 +127,10 @@ impl Backend for Reference {
         positions: &Vec<u32>,
         angles: &Vec<f32>,
         heads: Heads,
+        layout: RopeLayout,
         inverse: bool,
     ) {
-        rope::reference::rotate(qkv, positions, angles, heads, inverse);
+        rope::reference::rotate(qkv, positions, angles, heads, layout, inverse);
     }
 
     fn attention(
@@ -113,9 +139,9 @@ impl Backend for Reference {
         log_sums: &mut Vec<f32>,
         qkv: &Vec<f32>,
         documents: &Vec<u32>,
-        heads: Heads,
+        shape: AttentionShape,
     ) {
-        attention::reference::forward(out, log_sums, qkv, documents, heads);
+        attention::reference::forward(out, log_sums, qkv, documents, shape);
     }
     fn attention_backward(
         &self,
@@ -123,9 +149,9 @@ impl Backend for Reference {
         dout: &Vec<f32>,
         saved: SavedAttention<Vec<f32>>,
         documents: &Vec<u32>,
-        heads: Heads,
+        shape: AttentionShape,
     ) {
-        attention::reference::backward(dqkv, dout, saved.slices(), documents, heads);
+        attention::reference::backward(dqkv, dout, saved.slices(), documents, shape);
     }
     fn cache_store(
         &self,
@@ -149,17 +175,11 @@ impl Backend for Reference {
         cached_attention::reference::attend(out, qkv, cache, slots, positions, shape);
     }
 
-    fn swiglu(&self, y: &mut Vec<f32>, gate_up: &Vec<f32>, rows: usize, width: usize) {
-        swiglu::reference::forward(y, gate_up, rows, width);
+    fn glu(&self, y: &mut Vec<f32>, gate_up: &Vec<f32>, shape: GluShape) {
+        glu::reference::forward(y, gate_up, shape);
     }
-    fn swiglu_backward(
-        &self,
-        gate_up: &mut Vec<f32>,
-        dy: &mut Vec<f32>,
-        rows: usize,
-        width: usize,
-    ) {
-        swiglu::reference::backward(gate_up, dy, rows, width);
+    fn glu_backward(&self, gate_up: &mut Vec<f32>, dy: &mut Vec<f32>, shape: GluShape) {
+        glu::reference::backward(gate_up, dy, shape);
     }
     fn gather_rows(&self, y: &mut Vec<f32>, table: &Vec<f32>, ids: &Vec<u32>, width: usize) {
         embedding::reference::gather(y, table, ids, width);
@@ -174,7 +194,7 @@ impl Backend for Reference {
         head: &Vec<f32>,
         targets: &Vec<u32>,
         gradient: Option<HeadGradient<Vec<f32>>>,
-        shape: LinearShape,
+        shape: HeadShape,
     ) {
         cross_entropy::reference::head_loss(
             losses,
