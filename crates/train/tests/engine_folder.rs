@@ -171,7 +171,7 @@ fn missing_superfluous_misshapen_and_mistyped_tensors_are_named() {
             let raw = all[name].clone();
             all.insert(format!("{name}.extra"), raw);
         }),
-        ("shape [40, 32]", |all, name| all.get_mut(name).unwrap().1.reverse()),
+        ("shape [24, 16]", |all, name| all.get_mut(name).unwrap().1.reverse()),
         ("type I32", |all, name| all.get_mut(name).unwrap().0 = Kind::I32),
     ];
     for (reason, change) in changes {

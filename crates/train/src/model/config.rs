@@ -465,7 +465,13 @@ fn windowed(fields: &Fields, family: &Family, count: usize) -> Result<Vec<bool>>
         Windows::Every => return Ok(vec![!null; count]),
         Windows::Switched => {
             let from = fields.size("max_window_layers", Some(28))?;
-            let on = fields.flag("use_sliding_window", false)? && !null;
+            let on = fields.flag("use_sliding_window", false)?;
+            if on && null {
+                bail_user!(
+                    "{}: use_sliding_window is true, but sliding_window is null",
+                    fields.at()
+                );
+            }
             ((0..count).map(|l| on && l >= from).collect(), !on)
         }
         Windows::AllBut(default) => {
