@@ -176,7 +176,7 @@ fn wanted_metrics(scores: &Scores, config: &ReportConfig) -> Result<Vec<u32>> {
 }
 
 /// The rank of each value among all: an order that does not depend on the order of the rows.
-fn ranks<T: Ord>(values: &[T]) -> Vec<u32> {
+pub(crate) fn ranks<T: Ord>(values: &[T]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..values.len() as u32).collect();
     order.sort_by_key(|&at| &values[at as usize]);
     let mut ranks = vec![0; values.len()];
@@ -187,7 +187,7 @@ fn ranks<T: Ord>(values: &[T]) -> Vec<u32> {
 }
 
 /// The series, in the order of the report, and the series of every design.
-fn series(scores: &Scores) -> (Vec<Series>, Vec<usize>) {
+pub(crate) fn series(scores: &Scores) -> (Vec<Series>, Vec<usize>) {
     let points: BTreeSet<(u32, i64)> = scores.rows.iter().map(|row| (row.design, row.n)).collect();
     let design = |at: u32| &scores.designs[at as usize];
     let base = |d: &Design| [d.model.clone(), d.setting.clone(), d.train_langs.clone()];

@@ -126,7 +126,8 @@ fn values(table: &Table, at: usize) -> Values {
 }
 
 fn end(table: &Table, at: usize, pick: fn((f64, f64)) -> f64) -> Values {
-    let of = |cell: &Cell| low_high(cell).map(|ends| rounded(pick(ends)));
+    // An open end is no number.
+    let of = |cell: &Cell| low_high(cell).map(pick).filter(|end| end.is_finite()).map(rounded);
     Values::Real(table.rows.iter().map(|row| of(&row.cells[at])).collect())
 }
 

@@ -9,7 +9,8 @@
 //!    differences are paired;
 //! 4. `analyse`: `curves` (seen and unseen means, the gap, Perf-to-EN and the differences from the
 //!    baseline, each with its interval), then each further analysis in its file;
-//! 5. `findings`, `tables`, `figures`, `samples` and `page`: what a person reads.
+//! 5. `findings`, `tables` (written by `forms`), `figures` (drawn by `chart`), `samples` and `page`:
+//!    what a person reads.
 //!
 //! Definitions follow arXiv 2504.16677 (Perf-to-EN, seen against unseen, the gap).
 
@@ -18,6 +19,7 @@ mod arrange;
 mod bootstrap;
 mod chart;
 mod curves;
+mod drill;
 mod extraction;
 mod fidelity;
 mod figures;
@@ -85,19 +87,28 @@ pub struct Baseline {
     pub n: i64,
 }
 
-/// Generations that the page shows a few of.
+/// Generations that the page shows a few of, behind the scores.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Samples {
     /// `generations.parquet` files.
     pub generations: Vec<PathBuf>,
-    /// Examples per task and language: half of them failing, half passing, where there are both.
-    #[serde(default = "two")]
-    pub per_language: usize,
+    /// Answers per cell (task, mixture, n and language): in turn the largest loss against the
+    /// baseline, the lowest score, the largest gain, the highest.
+    pub per_cell: usize,
+    /// How much text the page may hold; it says what it leaves out.
+    pub megabytes: f64,
 }
 
-fn two() -> usize {
-    2
+impl Samples {
+    const PER_CELL: usize = 4;
+    const MEGABYTES: f64 = 4.0;
+}
+
+impl Default for Samples {
+    fn default() -> Self {
+        Samples { generations: Vec::new(), per_cell: Self::PER_CELL, megabytes: Self::MEGABYTES }
+    }
 }
 
 impl Default for ReportConfig {
@@ -183,10 +194,7 @@ pub fn run(
     let arranged = arrange::arrange(&input, config)?;
     let analysis = analyse::analyse(&arranged, config, ctx)?;
     let findings = findings::findings(&analysis);
-    let samples = match &config.samples {
-        Some(samples) => samples::collect(samples, &input, &page::headlines(&analysis), ctx)?,
-        None => Vec::new(),
-    };
+    let cells = samples::collect(config.samples.as_ref(), &input, &analysis, ctx)?;
     let tables = tables::all(&analysis);
     tables.write(&analysis, out)?;
     transfer::write(&analysis, &out.join("transfer.parquet"))?;
@@ -207,7 +215,7 @@ pub fn run(
             analysis: &analysis,
             tables: &tables,
             figures: &figures,
-            samples: &samples,
+            cells: &cells,
             summary: &summary,
         },
         out,

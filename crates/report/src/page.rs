@@ -1,21 +1,32 @@
-//! `index.html`: one file with its figures, tables and style inside; no network, no script.
+//! `index.html`: one file with its figures, tables, style and script inside; no network. Style and
+//! script run by their hashes alone (Content-Security-Policy), so that no text of the data can.
+//! Answers first, then figures and tables theme by theme, samples, method.
+
+mod blocks;
+mod front;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use minijinja::Environment;
 use minijinja::value::Serde;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::analyse::Analysis;
-use crate::figures::{Figure, Kind};
+use crate::drill::{self, Drill};
+use crate::figures::{CHART_CSS, Figure};
 use crate::read::{InputFile, Scores};
-use crate::samples::Sample;
-use crate::table::{Column, Table};
+use crate::samples::Cell;
 use crate::tables::Tables;
 use crate::words;
-use crate::{Finding, ReportConfig, Summary};
+use crate::{ReportConfig, Samples, Summary};
+
+use blocks::{HtmlTable, Section};
+use front::{Question, Tile};
 
 /// Everything that the page shows.
 pub(crate) struct Page<'a> {
@@ -24,7 +35,7 @@ pub(crate) struct Page<'a> {
     pub analysis: &'a Analysis,
     pub tables: &'a Tables,
     pub figures: &'a [Figure],
-    pub samples: &'a [Sample],
+    pub cells: &'a [Cell],
     pub summary: &'a Summary,
 }
 
@@ -32,14 +43,21 @@ pub(crate) struct Page<'a> {
 #[derive(Serialize)]
 struct View<'a> {
     title: &'a str,
-    style: &'static str,
+    style: &'a str,
+    style_hash: String,
+    script: &'static str,
+    script_hash: String,
+    data: &'a str,
     facts: String,
     overall: Option<String>,
-    abouts: Vec<About>,
+    tiles: Vec<Tile>,
+    questions: Vec<Question>,
+    suggestion: Option<HtmlTable>,
     key: HtmlTable,
-    sections: Vec<Section>,
+    sections: Vec<Section<'a>>,
     samples: Vec<ShownSample<'a>>,
     notes: &'a [String],
+    terms: Vec<(&'static str, String)>,
     files: Vec<File<'a>>,
     signatures: &'a BTreeMap<String, Vec<String>>,
     version: &'static str,
@@ -56,63 +74,15 @@ struct File<'a> {
     hash: Option<&'a str>,
 }
 
-/// The findings of one task and series.
-#[derive(Serialize)]
-struct About {
-    name: String,
-    findings: Vec<Told>,
-}
-
-#[derive(Serialize)]
-struct Told {
-    verdict: String,
-    class: &'static str,
-    topic: &'static str,
-    text: String,
-}
-
-/// One metric of one task.
-#[derive(Serialize)]
-struct Section {
-    anchor: String,
-    task: String,
-    metric: String,
-    headline: bool,
-    figures: Vec<Shown>,
-}
-
-/// A figure with the table of its numbers.
-#[derive(Serialize)]
-struct Shown {
-    title: String,
-    svg: String,
-    caption: String,
-    file: String,
-    /// Stands folded away: one of many.
-    folded: bool,
-    table: HtmlTable,
-}
-
-#[derive(Serialize)]
-struct HtmlTable {
-    caption: String,
-    file: String,
-    titles: Vec<HtmlCell>,
-    rows: Vec<Vec<HtmlCell>>,
-}
-
-#[derive(Serialize)]
-struct HtmlCell {
-    text: String,
-    class: &'static str,
-}
-
+/// An answer that stands on the page without a script.
 #[derive(Serialize)]
 struct ShownSample<'a> {
     task: &'a str,
+    task_number: Option<usize>,
     language: String,
     lang: &'a str,
     dir: &'static str,
+    lang_number: Option<usize>,
     metric: &'a str,
     score: String,
     n: i64,
@@ -121,22 +91,36 @@ struct ShownSample<'a> {
     prompt: &'a str,
     generation: &'a str,
     reference: &'a str,
+    scores: Vec<(&'a str, String)>,
 }
+
+/// Samples of each task and language that stand on the page without a script.
+const STATIC_SAMPLES: usize = 2;
 
 /// Writes the page.
 pub(crate) fn write(page: &Page, out: &Path) -> Result<()> {
+    let budget =
+        page.config.samples.as_ref().map_or(Samples::MEGABYTES, |samples| samples.megabytes);
+    let drill = Drill::new(page.analysis, page.input, page.cells, (budget * 1e6) as usize)?;
+    let style = include_str!("../assets/page.css").to_string() + CHART_CSS;
     let mut environment = Environment::new();
     environment
         .add_template("index.html", include_str!("../assets/page.html"))
         .context("the page's template")?;
-    let html = environment.get_template("index.html")?.render(Serde(view(page)));
+    let html = environment.get_template("index.html")?.render(Serde(view(page, &drill, &style)));
     let path = out.join("index.html");
     std::fs::write(&path, html.context("the page")?)
         .with_context(|| format!("writing {}", path.display()))
 }
 
-fn view<'a>(page: &'a Page) -> View<'a> {
+/// A source expression of the content security policy.
+fn hash(text: &str) -> String {
+    format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(text)))
+}
+
+fn view<'a>(page: &'a Page, drill: &'a Drill, style: &'a str) -> View<'a> {
     let (config, input) = (page.config, page.input);
+    let script = include_str!("../assets/page.js");
     let file = |file: &'a InputFile| File {
         name: &file.name,
         rows: artifact::text::count(file.rows as u64),
@@ -144,14 +128,21 @@ fn view<'a>(page: &'a Page) -> View<'a> {
     };
     View {
         title: &config.title,
-        style: concat!(include_str!("../assets/page.css"), include_str!("../assets/chart.css")),
-        facts: facts(page),
-        overall: overall(page.analysis),
-        abouts: abouts(&page.summary.findings),
-        key: key(page),
-        sections: sections(page),
-        samples: page.samples.iter().map(sample).collect(),
+        style,
+        style_hash: hash(style),
+        script,
+        script_hash: hash(script),
+        data: &drill.json,
+        facts: front::facts(page),
+        overall: front::overall(page.analysis),
+        tiles: front::tiles(page.analysis, &drill.names),
+        questions: front::questions(page),
+        suggestion: front::suggestion(page.analysis),
+        key: front::key(page, drill),
+        sections: blocks::sections(page, drill),
+        samples: samples(page, drill),
         notes: &page.summary.notes,
+        terms: front::terms(page.analysis),
         files: input.files.iter().map(file).collect(),
         signatures: &input.signatures,
         version: env!("CARGO_PKG_VERSION"),
@@ -162,183 +153,45 @@ fn view<'a>(page: &'a Page) -> View<'a> {
     }
 }
 
-/// The line below the title.
-fn facts(page: &Page) -> String {
-    let input = page.input;
-    let plural = |count: usize, one: &str| {
-        format!(
-            "{} {one}{}",
-            artifact::text::count(count as u64),
-            if count == 1 { "" } else { "s" }
-        )
-    };
-    let parts = [
-        plural(input.runs(), "run"),
-        plural(input.tasks.list.len(), "task"),
-        plural(input.langs.list.len(), "language"),
-        plural(input.rows.len(), "score"),
-    ];
-    parts.join(" · ")
-}
-
-/// How many of all the languages' differences came out clear.
-fn overall(analysis: &Analysis) -> Option<String> {
-    let headlines = analysis.curves.iter().filter(|curve| curve.headline);
-    let last = headlines.filter_map(|curve| curve.last(analysis.baseline));
-    let changes =
-        last.flat_map(|point| &point.languages).filter_map(|one| one.measure.change.as_ref());
-    let verdicts: Vec<_> =
-        changes.map(|change| (change.test.verdict(), change.estimate.value > 0.0)).collect();
-    let count = |wanted: &[(crate::Verdict, bool)]| {
-        verdicts.iter().filter(|one| wanted.contains(one)).count()
-    };
-    let gains = count(&[(crate::Verdict::Clear, true)]);
-    let losses = count(&[(crate::Verdict::Clear, false)]);
-    let noise = count(&[(crate::Verdict::WithinNoise, true), (crate::Verdict::WithinNoise, false)]);
-    if verdicts.is_empty() || gains + losses + noise == 0 {
-        return None;
-    }
-    Some(format!(
-        "Of {} language scores at the largest n, {gains} are clearly above the baseline n = {}, {losses} clearly below, and {noise} within noise.",
-        gains + losses + noise,
-        analysis.baseline
-    ))
-}
-
-fn abouts(findings: &[Finding]) -> Vec<About> {
-    let told = |one: &Finding| {
-        let verdict = one.verdict.to_string();
-        Told { class: class(&verdict), verdict, topic: one.topic, text: one.text.clone() }
-    };
-    let about = |group: &[Finding]| About {
-        name: group[0].about.clone(),
-        findings: group.iter().map(told).collect(),
-    };
-    findings.chunk_by(|a, b| a.about == b.about).map(about).collect()
-}
-
-/// The class of a cell that holds a verdict or a group.
-fn class(text: &str) -> &'static str {
-    match text {
-        "clear" => "badge clear",
-        "within noise" => "badge noise",
-        "no interval" => "badge none",
-        _ => "",
-    }
-}
-
-fn key(page: &Page) -> HtmlTable {
-    let key = &page.tables.key;
-    let cell = |(at, text): (usize, &String)| HtmlCell {
-        text: text.clone(),
-        class: number(at >= key.names),
-    };
-    HtmlTable {
-        caption: format!(
-            "From the baseline n = {} to the largest n, with 95 % intervals in brackets",
-            page.config.baseline.n
-        ),
-        file: "tables/perf_to_en.csv".into(),
-        titles: key.header.iter().enumerate().map(cell).collect(),
-        rows: key.rows.iter().map(|row| row.iter().enumerate().map(cell).collect()).collect(),
-    }
-}
-
-/// One section per task and metric, in the figures' order.
-fn sections(page: &Page) -> Vec<Section> {
-    let curves = &page.analysis.curves;
-    let mut sections: Vec<Section> = Vec::new();
-    for figure in page.figures {
-        let curve = &curves[figure.curves[0]];
-        if sections
-            .last()
-            .is_none_or(|last| (&last.task, &last.metric) != (&curve.task, &curve.metric))
-        {
-            let (task, metric) = (curve.task.clone(), curve.metric.clone());
-            sections.push(Section {
-                anchor: figure.id.clone() + "-section",
-                task,
-                metric,
-                headline: curve.headline,
-                figures: Vec::new(),
-            });
+/// By task and language, of the first series' largest n: the first answers that have texts.
+fn samples<'a>(page: &'a Page, drill: &Drill) -> Vec<ShownSample<'a>> {
+    let mut shown: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+    let mut samples = Vec::new();
+    for cell in page.cells {
+        let curve = &page.analysis.curves[cell.curve];
+        if curve.points.last().is_none_or(|last| last.n != cell.n) {
+            continue;
         }
-        let many = figure.kind == Kind::Languages
-            && curves
-                .iter()
-                .filter(|one| (&one.task, &one.metric) == (&curve.task, &curve.metric))
-                .count()
-                > 1;
-        if let Some(section) = sections.last_mut() {
-            section.figures.push(Shown {
-                svg: figure.svg.clone(),
-                caption: figure.caption.clone(),
-                file: format!("figures/{}.svg", figure.id),
-                folded: many,
-                title: figure.title.clone(),
-                table: table(page.tables, figure),
+        let task = drill.names.tasks.iter().position(|task| *task == curve.task);
+        let lang = drill.names.tags.iter().position(|tag| *tag == cell.lang);
+        let count = shown.entry((task.unwrap_or(usize::MAX), &cell.lang)).or_insert(0);
+        for example in &cell.examples {
+            let Some(texts) = example.texts.as_ref().filter(|_| *count < STATIC_SAMPLES) else {
+                continue;
+            };
+            *count += 1;
+            samples.push(ShownSample {
+                task: &curve.task,
+                task_number: task,
+                language: words::language(&cell.lang),
+                lang: &cell.lang,
+                dir: words::direction(&cell.lang),
+                lang_number: lang,
+                metric: &curve.metric,
+                score: curve.unit.value(example.value).replace('-', "−"),
+                n: cell.n,
+                item: &example.item,
+                run: &example.run,
+                prompt: &texts.prompt,
+                generation: &texts.generation,
+                reference: &texts.reference,
+                scores: example
+                    .scores
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), drill::plain(*value)))
+                    .collect(),
             });
         }
     }
-    sections
-}
-
-/// The numbers of a figure.
-fn table(tables: &Tables, figure: &Figure) -> HtmlTable {
-    let table = match figure.kind {
-        Kind::Means | Kind::Gap => &tables.seen_unseen,
-        Kind::PerfToEnglish => &tables.perf_to_en,
-        Kind::Differences => &tables.differences,
-        Kind::Languages => &tables.languages,
-    };
-    html_table(&table.part(|curve| figure.curves.contains(&curve)))
-}
-
-fn html_table(table: &Table) -> HtmlTable {
-    let numeric = table.numeric();
-    let cell = |(text, &numeric): (String, &bool)| {
-        let class = class(&text);
-        HtmlCell { class: if numeric { "number" } else { class }, text }
-    };
-    let title = |(column, &numeric): (&Column, &bool)| HtmlCell {
-        text: column.title.clone(),
-        class: number(numeric),
-    };
-    HtmlTable {
-        caption: table.caption.clone(),
-        file: format!("tables/{}.csv", table.name),
-        titles: table.columns.iter().zip(&numeric).map(title).collect(),
-        rows: table
-            .rows
-            .iter()
-            .map(|row| row.cells.iter().map(|cell| cell.shown()).zip(&numeric).map(cell).collect())
-            .collect(),
-    }
-}
-
-fn number(is: bool) -> &'static str {
-    if is { "number" } else { "" }
-}
-
-fn sample(sample: &Sample) -> ShownSample<'_> {
-    ShownSample {
-        task: &sample.task,
-        language: words::language(&sample.lang),
-        lang: &sample.lang,
-        dir: if words::right_to_left(&sample.lang) { "rtl" } else { "ltr" },
-        metric: &sample.metric,
-        score: format!("{:.2}", sample.value),
-        n: sample.n,
-        item: &sample.item,
-        run: &sample.run,
-        prompt: &sample.prompt,
-        generation: &sample.generation,
-        reference: &sample.reference,
-    }
-}
-
-/// The headline metric of each task.
-pub(crate) fn headlines(analysis: &Analysis) -> BTreeMap<String, String> {
-    let headlines = analysis.curves.iter().filter(|curve| curve.headline);
-    headlines.map(|curve| (curve.task.clone(), curve.metric.clone())).collect()
+    samples
 }

@@ -89,6 +89,25 @@ impl Svg {
         self.body.push_str("</g>\n");
     }
 
+    /// Everything that `draw` adds is about this language, which a filter can look for.
+    pub fn about(&mut self, lang: Option<&str>, draw: impl FnOnce(&mut Svg)) {
+        if let Some(lang) = lang {
+            let _ = writeln!(self.body, r#"<g data-lang="{}">"#, escape(lang));
+        }
+        draw(self);
+        if lang.is_some() {
+            self.body.push_str("</g>\n");
+        }
+    }
+
+    pub fn rect(&mut self, class: &str, (x, y): (f64, f64), (width, height): (f64, f64)) {
+        let (x, y, width, height) = (n(x), n(y), n(width), n(height));
+        let _ = writeln!(
+            self.body,
+            r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}"/>"#
+        );
+    }
+
     pub fn marker(&mut self, class: &str, marker: Marker, (x, y): (f64, f64), size: f64) {
         let s = size;
         let points: &[(f64, f64)] = match marker {
@@ -193,7 +212,12 @@ impl Counts {
     }
 
     pub fn at(&self, n: i64) -> f64 {
-        self.0.at((n.max(0) as f64).sqrt())
+        self.of(n as f64)
+    }
+
+    /// Of an n between the counts: a fit's.
+    pub fn of(&self, n: f64) -> f64 {
+        self.0.at(n.max(0.0).sqrt())
     }
 }
 

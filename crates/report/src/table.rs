@@ -98,15 +98,25 @@ impl Cell {
             Cell::Measure { value, interval, unit, signed } => {
                 let value = if *signed { unit.signed(*value) } else { unit.number(*value) };
                 let interval = interval
-                    .map(|(low, high)| format!(" [{}, {}]", unit.number(low), unit.number(high)));
+                    .map(|(low, high)| format!(" [{}, {}]", end(low, *unit), end(high, *unit)));
                 (value + &interval.unwrap_or_default()).replace('-', "−")
             }
         }
     }
 
+    /// What a key column holds, as a filter compares it; empty where there is nothing.
+    pub fn key(&self) -> String {
+        if matches!(self, Cell::Empty) { String::new() } else { self.shown() }
+    }
+
     fn is_number(&self) -> bool {
         !matches!(self, Cell::Text(_))
     }
+}
+
+/// An end of an interval; one that lies beyond what was measured is open.
+fn end(value: f64, unit: Unit) -> String {
+    if value.is_finite() { unit.number(value) } else { "…".into() }
 }
 
 /// A row, and the curve of the analysis that it belongs to, or [`NO_CURVE`].
@@ -128,7 +138,12 @@ pub(crate) struct Table {
 impl Table {
     /// The rows of some curves, without the key columns that say the same in every row.
     pub fn part(&self, wanted: impl Fn(usize) -> bool) -> Table {
-        let rows: Vec<Row> = self.rows.iter().filter(|row| wanted(row.curve)).cloned().collect();
+        self.part_by(|row| wanted(row.curve))
+    }
+
+    /// The rows that are wanted, without the key columns that say the same in every row.
+    pub fn part_by(&self, wanted: impl Fn(&Row) -> bool) -> Table {
+        let rows: Vec<Row> = self.rows.iter().filter(|row| wanted(row)).cloned().collect();
         let differs =
             |at: usize| rows.iter().any(|row| row.cells[at].shown() != rows[0].cells[at].shown());
         let filled = |at: usize| rows.iter().any(|row| !matches!(&row.cells[at], Cell::Empty));

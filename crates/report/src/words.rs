@@ -92,6 +92,11 @@ impl Unit {
     }
 }
 
+/// A measure with its unit, as an axis names it.
+pub(crate) fn axis(name: &str, unit: Unit) -> String {
+    if unit.axis().is_empty() { name.into() } else { format!("{name}, {}", unit.axis()) }
+}
+
 /// No "-0.0".
 fn tidy(number: String) -> String {
     if number.starts_with('-') && number.trim_start_matches(['-', '0', '.']).is_empty() {
@@ -137,6 +142,11 @@ pub(crate) fn right_to_left(tag: &str) -> bool {
     script.is_some_and(|script| {
         ["Arab", "Hebr", "Thaa", "Syrc", "Nkoo", "Adlm"].contains(&script.as_str())
     })
+}
+
+/// The same as HTML says it.
+pub(crate) fn direction(tag: &str) -> &'static str {
+    if right_to_left(tag) { "rtl" } else { "ltr" }
 }
 
 /// Whether a letter runs from right to left.

@@ -64,9 +64,9 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         config.metrics = args.metrics;
     }
     if !args.samples.is_empty() {
-        let per_language = config.samples.map_or(2, |samples| samples.per_language);
+        let samples = config.samples.unwrap_or_default();
         config.samples =
-            Some(Samples { generations: tables(&args.samples, &GENERATIONS), per_language });
+            Some(Samples { generations: tables(&args.samples, &GENERATIONS), ..samples });
     }
     let scores = tables(&args.scores, &SCORES);
     let output = Output { out: &args.out, stage: "report", main: None, resume: false };

@@ -131,8 +131,8 @@ impl Pipeline {
     /// How the report is made, with these generations to show examples from.
     pub fn report_config(&self, generations: &[PathBuf]) -> ReportConfig {
         let mut config = self.report.clone().unwrap_or_default();
-        let per_language = config.samples.map_or(2, |samples| samples.per_language);
-        config.samples = Some(Samples { generations: generations.to_vec(), per_language });
+        let samples = config.samples.unwrap_or_default();
+        config.samples = Some(Samples { generations: generations.to_vec(), ..samples });
         config
     }
 }
