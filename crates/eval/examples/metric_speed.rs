@@ -35,7 +35,7 @@ fn main() -> Result<()> {
             .lines()
             .map(|line| Ok(serde_json::from_str(&line?)?))
             .collect::<Result<_>>()?;
-    let detector = Detector::new(&[])?;
+    let tools = Detector::new(&[])?.into();
     let marks = Marks::default();
     let score = |pair: &Pair| {
         let item = Item {
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
             reference: Some(&pair.reference),
             marks: &marks,
         };
-        metric.score(&item, &detector).value.unwrap_or(f64::NAN)
+        metric.score(&item, &tools).value.unwrap_or(f64::NAN)
     };
     let mut values = Vec::new();
     for _ in 0..5 {

@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::input::{Asked, Input, Reading};
 use crate::metric::exact_match::Marks;
-use crate::metric::{Item, Metric, Value};
+use crate::metric::mecab::Dictionary;
+use crate::metric::{Item, Metric, Tools, Value};
 use crate::summary::Summary;
 use crate::task::{self, Tasks};
 
@@ -43,6 +44,8 @@ pub struct Config {
     /// Prompts or examples that the answers are joined with by `example_id`, for files that hold no more than ids and answers.
     #[serde(skip)]
     pub prompts: Option<PathBuf>,
+    /// The folder of a MeCab dictionary, for the metrics that segment Japanese (rouge_l_xlsum and its like, bleu).
+    pub mecab: Option<PathBuf>,
     /// The run of rows that name none; the file's name if not given.
     pub run_id: Option<String>,
 }
@@ -318,7 +321,7 @@ const UNNAMED: &str = "unnamed";
 struct Scorer {
     /// By task and language.
     plans: HashMap<(String, String), Plan>,
-    detector: Detector,
+    tools: Tools,
 }
 
 /// How the answers of one task in one language are scored.
@@ -336,7 +339,8 @@ impl Scorer {
         } else {
             config.languages.clone()
         };
-        let detector = Detector::new(&languages)?;
+        let dictionary = config.mecab.as_deref().map(Dictionary::read).transpose()?;
+        let tools = Tools { detector: Detector::new(&languages)?, dictionary };
         let mut plans = HashMap::new();
         for name in survey.tasks.iter().map(String::as_str).chain([UNNAMED]) {
             let known = tasks.get(name);
@@ -362,13 +366,13 @@ impl Scorer {
             // A task of one's own without a file is read with the answer prefixes of maths.
             let task = known.or_else(|_| tasks.get("math"))?;
             for lang in survey.languages.values() {
-                let signed = |&metric: &Metric| (metric, metric.signature(lang, &detector));
+                let signed = |&metric: &Metric| (metric, metric.signature(lang, &tools));
                 let metrics = metrics.iter().map(signed).collect();
                 let plan = Plan { marks: task.marks(lang), metrics };
                 plans.insert((name.to_owned(), lang.clone()), plan);
             }
         }
-        Ok(Scorer { plans, detector })
+        Ok(Scorer { plans, tools })
     }
 
     /// The scores of each answer of a batch.
@@ -396,7 +400,7 @@ impl Scorer {
                     .map(|(metric, signature)| Score {
                         metric: *metric,
                         signature,
-                        value: metric.score(&item, &self.detector),
+                        value: metric.score(&item, &self.tools),
                     })
                     .collect()
             })

@@ -21,7 +21,7 @@ struct Problem {
 
 /// How many solutions there are, and those that we mark otherwise, for a metric.
 fn disagreements(text: &str, metric: Metric) -> (usize, Vec<String>) {
-    let detector = Detector::new(&[]).expect("a detector");
+    let tools = Detector::new(&[]).expect("a detector").into();
     let tasks = eval::task::load(&[]).expect("the shipped tasks");
     let marks: Marks = tasks.get("math").expect("math").marks("en");
     let (mut seen, mut wrong) = (0, Vec::new());
@@ -32,7 +32,7 @@ fn disagreements(text: &str, metric: Metric) -> (usize, Vec<String>) {
             let generation = solution["solution"].as_str().expect("a solution");
             let reference = Some(problem.ground_truth.as_str());
             let value =
-                metric.score(&Item { lang: "en", generation, reference, marks: &marks }, &detector);
+                metric.score(&Item { lang: "en", generation, reference, marks: &marks }, &tools);
             seen += 1;
             if value.value != Some(f64::from(theirs)) {
                 wrong

@@ -20,8 +20,8 @@ use super::rows::{Baseline, Texts, inputs, naming};
 use super::summary::{Estimate, Summary};
 use super::verdict::{self, Preference};
 use crate::input::{Input, Reading};
-use crate::metric::Item;
 use crate::metric::exact_match::Marks;
+use crate::metric::{Item, Tools};
 use crate::score::{self, Ids, ScoreRow, Survey};
 
 /// How much of a reply the column `detail` keeps, in columns of text.
@@ -33,7 +33,7 @@ pub(super) struct Court<'a> {
     naming: score::Config,
     inputs: Vec<Input<'a>>,
     survey: Survey,
-    detector: Detector,
+    tools: Tools,
     rating: Option<Prompt>,
     pairwise: Option<(Prompt, Baseline)>,
     /// By metric.
@@ -98,8 +98,8 @@ impl<'a> Court<'a> {
             [] => survey.languages(),
             languages => languages.to_vec(),
         };
-        let detector = Detector::new(&languages)?;
-        let language = config.language_check.metric().signature("", &detector);
+        let tools = Tools::from(Detector::new(&languages)?);
+        let language = config.language_check.metric().signature("", &tools);
         let mut signatures = BTreeMap::from([("judge_pass", language.clone())]);
         let mut rating = None;
         if config.rating {
@@ -122,7 +122,7 @@ impl<'a> Court<'a> {
         }
         let cache = Arc::new(Cache::open(config.cache.as_deref())?);
         let inputs = judged;
-        Ok(Court { config, naming, inputs, survey, detector, rating, pairwise, signatures, cache })
+        Ok(Court { config, naming, inputs, survey, tools, rating, pairwise, signatures, cache })
     }
 
     /// Calls `work` for every batch with its ids.
@@ -344,7 +344,7 @@ impl<'a> Court<'a> {
     /// Whether an answer is in its language.
     fn pass(&self, answer: &str, lang: &str) -> Outcome {
         let item = Item { lang, generation: answer, reference: None, marks: &Marks::default() };
-        let found = self.config.language_check.metric().score(&item, &self.detector);
+        let found = self.config.language_check.metric().score(&item, &self.tools);
         Outcome { value: found.value, detail: found.detail }
     }
 }

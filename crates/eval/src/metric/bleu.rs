@@ -4,6 +4,8 @@
 //! Equal to sacreBLEU 2.6 with one reference and its defaults: for one answer `sentence_bleu` (exponential smoothing, only the orders
 //! that the answer is long enough for), for a corpus `corpus_bleu` over the summed counts. A mean of the former is not the latter.
 
+use super::chrf::is_space;
+use super::mecab::{Dictionary, NO_DICTIONARY};
 use super::ngrams::{Suffixes, common};
 use super::tokens::Vocabulary;
 
@@ -18,22 +20,64 @@ pub struct Counts {
     total: [u64; ORDER],
 }
 
-/// Why there is no BLEU by language in Japanese and Korean.
-pub const NO_MECAB: &str = "sacreBLEU segments this language with MeCab; name a tokenizer instead (bleu_char, bleu_intl, bleu_13a)";
+/// The words of one language.
+#[derive(Clone, Copy, Debug)]
+pub enum Words<'a> {
+    /// One of sacreBLEU's own tokenizers.
+    Rules(Tokenizer),
+    /// Japanese words by a MeCab dictionary; IPADIC's are sacreBLEU's.
+    Mecab(&'a Dictionary),
+}
 
-/// The variant in sacreBLEU's notation; without a tokenizer named, that of the language.
-pub fn signature(tokenizer: Option<Tokenizer>, lang: &str) -> String {
-    let name = tokenizer.or_else(|| Tokenizer::of_language(lang)).map_or("mecab", Tokenizer::name);
-    format!("BLEU|nrefs:1|case:mixed|eff:yes|tok:{name}|smooth:exp|version:2.6.0")
+impl<'a> Words<'a> {
+    /// The tokenizer's words, or those that sacreBLEU chooses for a language; why there are none.
+    pub fn of(
+        tokenizer: Option<Tokenizer>,
+        lang: &str,
+        dictionary: Option<&'a Dictionary>,
+    ) -> Result<Words<'a>, &'static str> {
+        match (tokenizer, lang.split('-').next().unwrap_or(lang)) {
+            (Some(tokenizer), _) => Ok(Words::Rules(tokenizer)),
+            (None, "zh") => Ok(Words::Rules(Tokenizer::Chinese)),
+            (None, "ja") => dictionary.map(Words::Mecab).ok_or(NO_DICTIONARY),
+            (None, "ko") => Err(
+                "sacreBLEU segments Korean with mecab-ko, which is not built in: name a tokenizer, such as bleu_char",
+            ),
+            (None, _) => Ok(Words::Rules(Tokenizer::V13a)),
+        }
+    }
+
+    /// sacreBLEU's name.
+    fn name(self) -> String {
+        match self {
+            Words::Rules(tokenizer) => tokenizer.name().to_owned(),
+            Words::Mecab(dictionary) => format!("ja-{}", dictionary.identity()),
+        }
+    }
+
+    fn each(self, text: &str, mut emit: impl FnMut(&str)) {
+        match self {
+            Words::Rules(tokenizer) => tokenizer.each(text, emit),
+            Words::Mecab(dictionary) => dictionary.words(text.trim_matches(is_space), |word| {
+                word.split(is_space).filter(|word| !word.is_empty()).for_each(&mut emit);
+            }),
+        }
+    }
+}
+
+/// The variant in sacreBLEU's notation.
+pub fn signature(words: Result<Words, &str>) -> String {
+    let tokenizer = words.map_or("mecab".to_owned(), Words::name);
+    format!("BLEU|nrefs:1|case:mixed|eff:yes|tok:{tokenizer}|smooth:exp|version:2.6.0")
 }
 
 impl Counts {
     /// The counts of one answer.
-    pub fn new(hypothesis: &str, reference: &str, tokenizer: Tokenizer) -> Counts {
+    pub fn new(hypothesis: &str, reference: &str, words: Words) -> Counts {
         let mut vocabulary = Vocabulary::default();
         let mut ids = |text: &str| {
             let mut ids = Vec::new();
-            tokenizer.each(text, |word| ids.push(vocabulary.id(word)));
+            words.each(text, |word| ids.push(vocabulary.id(word)));
             ids
         };
         let (hypothesis, reference) = (ids(hypothesis), ids(reference));
@@ -129,15 +173,6 @@ pub enum Tokenizer {
 }
 
 impl Tokenizer {
-    /// sacreBLEU's choice for a target language; `None` where that is MeCab (Japanese, Korean).
-    pub fn of_language(lang: &str) -> Option<Tokenizer> {
-        match lang.split('-').next().unwrap_or(lang) {
-            "zh" => Some(Tokenizer::Chinese),
-            "ja" | "ko" => None,
-            _ => Some(Tokenizer::V13a),
-        }
-    }
-
     /// sacreBLEU's name.
     pub fn name(self) -> &'static str {
         match self {

@@ -8,12 +8,15 @@ mod bleu_words;
 pub mod chrf;
 pub mod exact_match;
 pub mod fidelity;
+pub mod mecab;
 mod names;
 mod ngrams;
 pub mod number;
 pub mod porter;
 pub mod rouge;
+mod stem;
 pub mod tokens;
+pub mod xlsum;
 
 use exact_match::Marks;
 use fidelity::Fidelity;
@@ -59,6 +62,46 @@ pub enum Words {
     Ascii,
     /// The same with its stemmer.
     AsciiStemmed,
+    /// XL-Sum's, with a segmenter and a stemmer per language.
+    XlSum,
+}
+
+impl Words {
+    /// The tokenizer for a language; why there is none.
+    fn tokenizer<'a>(self, lang: &str, tools: &'a Tools) -> Result<Tokenizer<'a>, &'static str> {
+        match self {
+            Words::Unicode => Ok(Tokenizer::Unicode),
+            Words::Ascii => Ok(Tokenizer::Ascii { stem: false }),
+            Words::AsciiStemmed => Ok(Tokenizer::Ascii { stem: true }),
+            Words::XlSum => xlsum::Language::of(lang, tools.dictionary.as_ref())
+                .map(Tokenizer::XlSum)
+                .ok_or(mecab::NO_DICTIONARY),
+        }
+    }
+
+    fn signature(self, lang: &str, tools: &Tools) -> String {
+        let words = match self {
+            Words::Unicode => "tok:unicode-1|stem:no|case:lc",
+            Words::Ascii => "tok:rouge_score|stem:no|case:lc|version:0.1.2",
+            Words::AsciiStemmed => "tok:rouge_score|stem:nltk-porter|case:lc|version:0.1.2",
+            Words::XlSum => return xlsum::Language::signature(lang, tools.dictionary.as_ref()),
+        };
+        words.to_owned()
+    }
+}
+
+/// What metrics need besides the texts.
+pub struct Tools {
+    /// For language fidelity.
+    pub detector: Detector,
+    /// For the metrics that segment Japanese.
+    pub dictionary: Option<mecab::Dictionary>,
+}
+
+impl From<Detector> for Tools {
+    fn from(detector: Detector) -> Tools {
+        Tools { detector, dictionary: None }
+    }
 }
 
 /// What is scored: one answer.
@@ -135,7 +178,8 @@ impl Metric {
     }
 
     /// How it is computed in a language: variant, tokenizer, stemmer and the version that it equals, as in sacreBLEU's signatures.
-    pub fn signature(self, lang: &str, detector: &Detector) -> String {
+    pub fn signature(self, lang: &str, tools: &Tools) -> String {
+        let Tools { detector, dictionary } = tools;
         let number = |form: &str| format!("number|form:{form}|digits:any|separators:by-language");
         match self {
             Metric::ExactMatch => number("strict-or-last"),
@@ -143,23 +187,21 @@ impl Metric {
             Metric::ExactMatchFlexible | Metric::ExtractedFlexible => number("last"),
             Metric::Chrf => chrf::signature(0).to_owned(),
             Metric::ChrfPlusPlus => chrf::signature(2).to_owned(),
-            Metric::Bleu(tokenizer) => bleu::signature(tokenizer, lang),
+            Metric::Bleu(tokenizer) => {
+                bleu::signature(bleu::Words::of(tokenizer, lang, dictionary.as_ref()))
+            }
             Metric::LanguageFidelity | Metric::LinePass => {
                 fidelity::signature(self.name(), detector)
             }
             Metric::Rouge(rouge, words) => {
-                let words = match words {
-                    Words::Unicode => "tok:unicode-1|stem:no|case:lc",
-                    Words::Ascii => "tok:rouge_score|stem:no|case:lc|version:0.1.2",
-                    Words::AsciiStemmed => "tok:rouge_score|stem:nltk-porter|case:lc|version:0.1.2",
-                };
-                format!("{}|f|{words}", rouge.name())
+                format!("{}|f|{}", rouge.name(), words.signature(lang, tools))
             }
         }
     }
 
     /// Scores one answer.
-    pub fn score(self, item: &Item, detector: &Detector) -> Value {
+    pub fn score(self, item: &Item, tools: &Tools) -> Value {
+        let Tools { detector, dictionary } = tools;
         let reference = match item.reference {
             Some(reference) => reference,
             None if self.needs_reference() => return Value::none("no reference"),
@@ -177,22 +219,16 @@ impl Metric {
                     counts: None,
                 }
             }
-            Metric::Rouge(rouge, words) => {
-                let tokenizer = match words {
-                    Words::Unicode => Tokenizer::Unicode,
-                    Words::Ascii => Tokenizer::Ascii { stem: false },
-                    Words::AsciiStemmed => Tokenizer::Ascii { stem: true },
-                };
-                Value::plain(rouge.score(item.generation, reference, tokenizer))
-            }
+            Metric::Rouge(rouge, words) => match words.tokenizer(item.lang, tools) {
+                Ok(tokenizer) => Value::plain(rouge.score(item.generation, reference, tokenizer)),
+                Err(why) => Value::none(why),
+            },
             Metric::Chrf => chrf::Counts::of(item.generation, reference, 0).into(),
             Metric::ChrfPlusPlus => chrf::Counts::of(item.generation, reference, 2).into(),
             Metric::Bleu(tokenizer) => {
-                match tokenizer.or_else(|| bleu::Tokenizer::of_language(item.lang)) {
-                    Some(tokenizer) => {
-                        bleu::Counts::new(item.generation, reference, tokenizer).into()
-                    }
-                    None => Value::none(bleu::NO_MECAB),
+                match bleu::Words::of(tokenizer, item.lang, dictionary.as_ref()) {
+                    Ok(words) => bleu::Counts::new(item.generation, reference, words).into(),
+                    Err(why) => Value::none(why),
                 }
             }
             Metric::LanguageFidelity => {
@@ -259,7 +295,9 @@ mod tests {
         let marks =
             Marks { prefixes: vec!["the answer is".into()], stops: vec!["\nQuestion:".into()] };
         let detector = Detector::new(&["en".into(), "es".into()]).expect("known languages");
-        metric.score(&Item { lang: "en", generation, reference, marks: &marks }, &detector).value
+        metric
+            .score(&Item { lang: "en", generation, reference, marks: &marks }, &detector.into())
+            .value
     }
 
     #[test]

@@ -60,6 +60,26 @@ pub const METRICS: &[(&str, Metric, &str)] = &[
         Metric::Rouge(Rouge::Lsum, Words::AsciiStemmed),
         "ROUGE-Lsum as Google's rouge-score with its stemmer",
     ),
+    (
+        "rouge_1_xlsum",
+        Metric::Rouge(Rouge::One, Words::XlSum),
+        "ROUGE-1 as XL-Sum's multilingual rouge",
+    ),
+    (
+        "rouge_2_xlsum",
+        Metric::Rouge(Rouge::Two, Words::XlSum),
+        "ROUGE-2 as XL-Sum's multilingual rouge",
+    ),
+    (
+        "rouge_l_xlsum",
+        Metric::Rouge(Rouge::L, Words::XlSum),
+        "ROUGE-L as XL-Sum's multilingual rouge",
+    ),
+    (
+        "rouge_lsum_xlsum",
+        Metric::Rouge(Rouge::Lsum, Words::XlSum),
+        "ROUGE-Lsum as XL-Sum's multilingual rouge",
+    ),
     ("chrf", Metric::Chrf, "chrF as sacreBLEU's"),
     ("chrf_plus_plus", Metric::ChrfPlusPlus, "chrF++ as sacreBLEU's"),
     ("bleu", Metric::Bleu(None), "BLEU as sacreBLEU's, with its tokenizer for the language"),

@@ -35,7 +35,7 @@ impl Rouge {
     /// The F-measure of `hypothesis` against `reference`; 0 where either has no words.
     pub fn score(self, hypothesis: &str, reference: &str, tokenizer: Tokenizer) -> f64 {
         if self == Rouge::Lsum {
-            return by_lines(hypothesis, reference, tokenizer);
+            return by_lines(hypothesis, reference, tokenizer.of_lines());
         }
         let mut vocabulary = Vocabulary::default();
         let reference = vocabulary.ids(reference, tokenizer);

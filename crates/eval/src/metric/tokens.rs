@@ -1,18 +1,18 @@
-//! Words for ROUGE and for counting tokens on a line: two tokenizers, and the numbering that turns words into `u32` ids.
+//! Words for ROUGE and for counting tokens on a line: the tokenizers, and the numbering that turns words into `u32` ids.
 //!
 //! `Ascii` is the default tokenizer of Google's rouge-score (`rouge_score/tokenize.py`): it knows a–z and 0–9 and nothing else,
-//! so Arabic or Chinese text has no tokens at all. `Unicode` follows XL-Sum (Hasan et al. 2021): lower case, every
-//! punctuation mark and symbol a separator, and one token a character in scripts that do not put spaces between words.
-//! XL-Sum runs a word segmenter per language there; characters need no model and no list. On ASCII text both agree.
+//! so Arabic or Chinese text has no tokens at all. `Unicode` goes by characters alone: lower case, every punctuation mark and symbol
+//! a separator, and one token a character in scripts that do not put spaces between words; it needs no language, no model and no
+//! list. On ASCII text both agree. `XlSum` has a segmenter and a stemmer per language (`xlsum`).
 
-use super::porter;
+use super::{porter, xlsum};
 use std::collections::HashMap;
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark, is_nfc};
 use unicode_script::{Script, UnicodeScript};
 
 /// How text becomes words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tokenizer {
+#[derive(Clone, Copy, Debug)]
+pub enum Tokenizer<'a> {
     /// rouge-score's default: lower-cased runs of a–z and 0–9, stemmed where longer than three letters if `stem`.
     Ascii {
         /// Apply NLTK's Porter stemmer.
@@ -20,14 +20,28 @@ pub enum Tokenizer {
     },
     /// Lower-cased runs of letters, marks and digits of any script; single characters in scripts without spaces.
     Unicode,
+    /// XL-Sum's for a language.
+    XlSum(xlsum::Language<'a>),
+    /// The same for a line of ROUGE-Lsum.
+    XlSumLine(xlsum::Language<'a>),
 }
 
-impl Tokenizer {
+impl<'a> Tokenizer<'a> {
     /// Calls `emit` with each token in order.
     pub fn each(self, text: &str, emit: impl FnMut(&str)) {
         match self {
             Tokenizer::Ascii { stem } => ascii(text, stem, emit),
             Tokenizer::Unicode => unicode(text, emit),
+            Tokenizer::XlSum(language) => language.each(text, emit),
+            Tokenizer::XlSumLine(language) => language.each_of_line(text, emit),
+        }
+    }
+
+    /// The one for the lines of ROUGE-Lsum: the same but for XL-Sum's.
+    pub fn of_lines(self) -> Tokenizer<'a> {
+        match self {
+            Tokenizer::XlSum(language) => Tokenizer::XlSumLine(language),
+            other => other,
         }
     }
 

@@ -66,6 +66,11 @@ pub struct Args {
     #[arg(long = "metric", value_name = "METRIC", value_parser = choice::<Metric>)]
     metrics: Vec<Metric>,
 
+    /// The folder of a MeCab dictionary, for the metrics that segment Japanese (rouge_l_xlsum and its
+    /// like: UniDic; bleu: IPADIC).
+    #[arg(long, value_name = "DIR")]
+    mecab: Option<PathBuf>,
+
     /// Settings as TOML; flags win over them.
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
@@ -82,6 +87,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     config.map.extend(args.map);
     config.task = args.task.or(config.task);
     config.lang = args.lang.or(config.lang);
+    config.mecab = args.mecab.or(config.mecab);
     config.prompts = args.prompts.map(|path| table(&path, &[&EXAMPLES]));
     if !args.metrics.is_empty() {
         config.metrics = args.metrics;

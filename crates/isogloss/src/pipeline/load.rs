@@ -42,7 +42,8 @@ impl Pipeline {
         let tokenizer =
             self.tokenizer.iter_mut().filter_map(|tokenizer| tokenizer.added.path.as_mut());
         let export = self.export.iter_mut().map(|export| &mut export.model);
-        let eval = self.eval.iter_mut().flat_map(|eval| &mut eval.tasks);
+        let eval =
+            self.eval.iter_mut().flat_map(|eval| eval.tasks.iter_mut().chain(&mut eval.mecab));
         let judge = self.judge.iter_mut().flat_map(|judge| {
             let judge = &mut judge.stage;
             [&mut judge.rating_prompt, &mut judge.pairwise_prompt, &mut judge.cache]

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use artifact::hash::hash_dir;
 use ingest::{Column, Map, Paths, Source};
 use language::Detector;
 use report::{ReportConfig, Samples};
@@ -106,6 +107,7 @@ impl Pipeline {
         let mut settings = json!(config);
         settings["tasks"] = tasks(&config.tasks, SCORED)?;
         settings["detector"] = json!(Detector::new(&config.languages)?.identity());
+        settings["mecab"] = json!(config.mecab.as_deref().map(hash_dir).transpose()?);
         Ok(settings)
     }
 
