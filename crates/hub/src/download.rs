@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -50,11 +50,11 @@ impl Hub {
         self.make_folder(&snapshot.folder)?;
         let total = missing.iter().map(|file| file.size).sum();
         let bar = ctx.bar(&format!("fetch {}", snapshot.address.repo), "B", total);
-        let next = AtomicUsize::new(0);
+        let (next, told) = (AtomicUsize::new(0), AtomicBool::new(false));
         let take = || -> Result<()> {
             while let Some(file) = missing.get(next.fetch_add(1, Ordering::SeqCst)) {
                 bar.note(&file.name);
-                self.file(snapshot, file, &bar, ctx).inspect_err(|_| {
+                self.file(snapshot, file, &bar, &told, ctx).inspect_err(|_| {
                     // The others stop with the first that fails.
                     next.store(missing.len(), Ordering::SeqCst);
                 })?;
@@ -96,7 +96,14 @@ impl Hub {
     }
 
     /// One file, from the Hub or from another commit that has the same content.
-    fn file(&self, snapshot: &Snapshot, file: &File, bar: &Bar, ctx: &Context) -> Result<()> {
+    fn file(
+        &self,
+        snapshot: &Snapshot,
+        file: &File,
+        bar: &Bar,
+        told: &AtomicBool,
+        ctx: &Context,
+    ) -> Result<()> {
         let transfer = Transfer { hub: self, snapshot, file, bar, counted: Cell::new(0), ctx };
         let content = match &file.content {
             Some(content) => content.clone(),
@@ -105,7 +112,7 @@ impl Hub {
         let root = self.repo_folder(snapshot);
         let blob = root.join("blobs").join(&content);
         self.make_folder(&root.join("blobs"))?;
-        let _lock = self.lock(snapshot, &content, ctx)?;
+        let _lock = self.lock(snapshot, &content, told, ctx)?;
         if blob.exists() {
             transfer.counts(file.size.unwrap_or(0));
         } else {
@@ -116,26 +123,28 @@ impl Hub {
         link(&snapshot.path(file), &file.name, &content)
     }
 
-    /// The lock that huggingface_hub takes for the same file.
-    fn lock(&self, snapshot: &Snapshot, content: &str, ctx: &Context) -> Result<fs::File> {
+    /// The lock that huggingface_hub takes for the same file; a wait for it is told once.
+    fn lock(
+        &self,
+        snapshot: &Snapshot,
+        content: &str,
+        told: &AtomicBool,
+        ctx: &Context,
+    ) -> Result<fs::File> {
         let folder =
             self.settings.cache.join(".locks").join(snapshot.address.repository().folder_name());
         self.make_folder(&folder)?;
         let path = folder.join(format!("{content}.lock"));
         let context = || format!("cannot lock {}", path.display());
         let lock = fs::File::create(&path).with_context(context)?;
-        let mut told = false;
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
                 Err(fs::TryLockError::Error(error)) => return Err(error).with_context(context),
                 Err(fs::TryLockError::WouldBlock) => {
-                    if !told {
-                        ctx.log(format!(
-                            "waiting for another process that fetches {}",
-                            snapshot.address
-                        ));
-                        told = true;
+                    if !told.swap(true, Ordering::SeqCst) {
+                        let address = &snapshot.address;
+                        ctx.log(format!("waiting for another process that fetches {address}"));
                     }
                     ctx.check()?;
                     thread::sleep(Duration::from_millis(100));

@@ -31,6 +31,7 @@ pub use config::{
     Column, Config, Dedup, DetectOn, Extract, Format, ItemId, Join, Kind, Map, OrTable, Origin,
     Paths, Schema, Source,
 };
+pub use paths::selects;
 pub use summary::{Disagreement, Stratum, Summary};
 
 /// Reads the sources and writes `examples.parquet` and `rejects.parquet` into the folder `out`.

@@ -127,6 +127,27 @@ fn glob_regex(pattern: &str) -> Result<Regex> {
     Regex::new(&regex).map_err(|_| user(format!("{pattern}: not a pattern of file names")))
 }
 
+/// Which files of a folder `path` means: the file itself, the data files below it, or what it is a pattern of. The names that
+/// are asked about are relative to the same folder as `path`.
+///
+/// # Errors
+/// A user error for a pattern that is none.
+pub fn selects(path: &str) -> Result<impl Fn(&str) -> bool + use<>> {
+    let pattern = match path.contains(['*', '?', '[', '{']) {
+        true => Some(glob_regex(path)?),
+        false => None,
+    };
+    let (file, folder) = (path.to_owned(), path.trim_end_matches('/').to_owned());
+    Ok(move |name: &str| {
+        let below = folder.is_empty()
+            || name.strip_prefix(&folder).is_some_and(|rest| rest.starts_with('/'));
+        let hidden = || name.split('/').any(|part| part.starts_with('.'));
+        name == file
+            || pattern.as_ref().is_some_and(|pattern| pattern.is_match(name))
+            || (below && is_data(Path::new(name)) && !hidden())
+    })
+}
+
 /// What the file is called in ids: its path below `root`.
 pub(crate) fn short_name(path: &Path, root: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/")
@@ -144,6 +165,33 @@ pub(crate) fn common_folder<'a>(mut files: impl Iterator<Item = &'a Path>) -> Pa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_into_a_repository_means_a_file_a_folder_or_a_pattern() {
+        let names = [
+            "README.md",
+            ".x/a.json",
+            "a.jsonl",
+            "d/a.jsonl",
+            "d/e/b.parquet",
+            "d/LICENSE",
+            "dd/c.csv",
+        ];
+        for (path, means) in [
+            ("", &["a.jsonl", "d/a.jsonl", "d/e/b.parquet", "dd/c.csv"][..]),
+            ("d", &["d/a.jsonl", "d/e/b.parquet"]),
+            ("d/", &["d/a.jsonl", "d/e/b.parquet"]),
+            ("d/*.jsonl", &["d/a.jsonl"]),
+            ("**/*.parquet", &["d/e/b.parquet"]),
+            ("d/LICENSE", &["d/LICENSE"]),
+            ("{a,b}.jsonl", &["a.jsonl"]),
+            ("x", &[]),
+        ] {
+            let selects = selects(path).unwrap();
+            let found: Vec<_> = names.into_iter().filter(|name| selects(name)).collect();
+            assert_eq!(found, means, "{path}");
+        }
+    }
 
     fn names(files: &[PathBuf], root: &Path) -> Vec<String> {
         files.iter().map(|file| short_name(file, root)).collect()

@@ -7,6 +7,7 @@ mod commands;
 mod console;
 mod pipeline;
 mod plan;
+mod remote;
 mod runner;
 mod schedule;
 mod stages;

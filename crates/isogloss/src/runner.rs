@@ -76,6 +76,11 @@ impl<'a> Runner<'a> {
         Ok(Some((inputs, recipe)))
     }
 
+    /// Takes the data that are on the Hub, without which no key is known.
+    pub fn fetch_sources(&self, ctx: &Context) -> Result<()> {
+        stages::fetch_sources(self.plan, &self.hashes, ctx)
+    }
+
     /// The step's output, if the store holds it and all that it was made from.
     pub fn find(&self, step: usize) -> Result<Option<Stored>> {
         if let Some(stored) = self.made[step].get() {
@@ -122,6 +127,7 @@ impl<'a> Runner<'a> {
     /// What failed, after everything that does not depend on it was done; what a selection would need
     /// and the store does not hold.
     pub fn run(&self, selection: Selection, jobs: usize, ctx: &Context) -> Result<Outcome> {
+        self.fetch_sources(ctx)?;
         let steps = self.steps_of(selection)?;
         let graph = self.graph(&steps);
         let finished = AtomicUsize::new(0);

@@ -4,18 +4,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use artifact::hash::{files_below, hash_file};
 use artifact::store::{Recipe, Stored};
 use artifact::{Context, bail_user};
+use hub::Snapshot;
 use serde::Serialize;
 use serde_json::{Value, json};
 use train::{BaseModel, RunLabels, TrainData};
 
 use crate::pipeline::Model;
 use crate::plan::{Plan, Run, Stage, Step};
+use crate::remote::Remote;
 
 impl Stage {
     /// Raised whenever the stage's output changes for the same settings and inputs.
@@ -30,6 +32,9 @@ impl Stage {
 /// Files that a step reads, each in a role.
 #[derive(Default)]
 pub struct Inputs {
+    remote: Arc<Remote>,
+    /// What has to come from the Hub before the step is done; its content is in the hashes already.
+    to_fetch: Vec<Snapshot>,
     hashes: Vec<(String, String)>,
     places: BTreeMap<String, Vec<PathBuf>>,
 }
@@ -64,6 +69,15 @@ impl Inputs {
         }
     }
 
+    /// Files on the Hub.
+    fn snapshot(&mut self, role: &str, snapshot: Snapshot) {
+        for file in &snapshot.files {
+            self.hashes.push((format!("{role}/{}", file.name), snapshot.identity(file)));
+        }
+        self.place(role, snapshot.folder.clone());
+        self.to_fetch.push(snapshot);
+    }
+
     fn place(&mut self, role: &str, path: PathBuf) {
         self.places.entry(role.to_owned()).or_default().push(path);
     }
@@ -84,18 +98,21 @@ impl Inputs {
     }
 }
 
-/// Content hashes of files from outside, each computed once.
+/// Content hashes of files from outside, each computed once, and what the Hub says of its own.
 #[derive(Default)]
-pub struct Hashes(Mutex<BTreeMap<PathBuf, String>>);
+pub struct Hashes {
+    files: Mutex<BTreeMap<PathBuf, String>>,
+    remote: Arc<Remote>,
+}
 
 impl Hashes {
     fn of(&self, path: &Path) -> Result<String> {
-        let known = |hashes: &Self| hashes.0.lock().ok()?.get(path).cloned();
+        let known = |hashes: &Self| hashes.files.lock().ok()?.get(path).cloned();
         if let Some(hash) = known(self) {
             return Ok(hash);
         }
         let hash = hash_file(path)?;
-        if let Ok(mut hashes) = self.0.lock() {
+        if let Ok(mut hashes) = self.files.lock() {
             hashes.insert(path.to_owned(), hash.clone());
         }
         Ok(hash)
@@ -120,12 +137,14 @@ pub fn inputs(
     let need = |stage: Stage| {
         output(stage).with_context(|| format!("{} needs {}", step.name, stage.name()))
     };
-    let mut inputs = Inputs::default();
+    let mut inputs = Inputs { remote: hashes.remote.clone(), ..Inputs::default() };
     match step.stage {
         Stage::Synth => {}
         Stage::Ingest => {
             output(Stage::Synth).into_iter().for_each(|synth| inputs.synth(synth));
-            sources(plan, &mut inputs, hashes)?;
+            if !sources(plan, &mut inputs, hashes)? {
+                return Ok(None);
+            }
         }
         Stage::Tokenizer | Stage::Prompts => {
             inputs.output("examples", need(Stage::Ingest)?, "examples.parquet")?;
@@ -193,17 +212,38 @@ fn design_of(plan: &Plan) -> Result<&mix::Design> {
 }
 
 /// The raw files, each in the role of its source, folder and name, from which ids and names are made.
-fn sources(plan: &Plan, inputs: &mut Inputs, hashes: &Hashes) -> Result<()> {
-    let config = plan.pipeline.ingest_config(&[]);
+/// False where some of them are on the Hub and not fetched yet.
+fn sources(plan: &Plan, inputs: &mut Inputs, hashes: &Hashes) -> Result<bool> {
+    let mut config = plan.pipeline.ingest_config(&[]);
     if config.sources.is_empty() {
-        return Ok(());
+        return Ok(true);
+    }
+    let mut fetched = BTreeMap::new();
+    for snapshot in hashes.remote.localise(&mut config.sources)? {
+        for file in &snapshot.files {
+            let path = snapshot.path(file);
+            if !path.exists() {
+                return Ok(false);
+            }
+            fetched.insert(path, (file.name.clone(), snapshot.identity(file)));
+        }
     }
     for (source, path) in ingest::files(&config, &plan.pipeline.base)? {
+        if let Some((name, content)) = fetched.get(&path) {
+            inputs.hashes.push((format!("source{source}/{name}"), content.clone()));
+            continue;
+        }
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         inputs.hashes.push((format!("source{source}/{folder}/{name}"), hashes.of(&path)?));
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Takes the sources that are on the Hub, which have to be looked into before anything else can be planned.
+pub fn fetch_sources(plan: &Plan, hashes: &Hashes, ctx: &Context) -> Result<()> {
+    let snapshots = hashes.remote.localise(&mut plan.pipeline.ingest_config(&[]).sources)?;
+    snapshots.iter().try_for_each(|snapshot| hashes.remote.fetch(snapshot, ctx))
 }
 
 /// The tokenizer that mixtures are counted with and that random models use.
@@ -231,6 +271,10 @@ const TOKENIZER: [&str; 4] =
 
 /// The files of a folder that say how text becomes tokens.
 fn tokenizer_folder(folder: &Path, inputs: &mut Inputs, hashes: &Hashes) -> Result<()> {
+    if hub::is_address(folder) {
+        inputs.snapshot("tokenizer", hashes.remote.tokenizer(folder)?);
+        return Ok(());
+    }
     if !folder.join("tokenizer.json").exists() {
         bail_user!("{} has no tokenizer.json", folder.display());
     }
@@ -246,6 +290,10 @@ fn tokenizer_folder(folder: &Path, inputs: &mut Inputs, hashes: &Hashes) -> Resu
 
 /// The files of a Hugging Face folder that a model is made of; a README beside them does not count.
 fn model_folder(folder: &Path, inputs: &mut Inputs, hashes: &Hashes) -> Result<()> {
+    if hub::is_address(folder) {
+        inputs.snapshot("base", hashes.remote.model(folder)?);
+        return Ok(());
+    }
     if !folder.join("config.json").exists() {
         bail_user!("{} is not a model folder: it has no config.json", folder.display());
     }
@@ -316,13 +364,15 @@ impl Done {
 /// Does a step: calls its stage with its inputs and writes into `out`.
 pub fn work(plan: &Plan, step: &Step, inputs: &Inputs, out: &Path, ctx: &Context) -> Result<Done> {
     let pipeline = &plan.pipeline;
+    inputs.to_fetch.iter().try_for_each(|snapshot| inputs.remote.fetch(snapshot, ctx))?;
     match step.stage {
         Stage::Synth => {
             let config = pipeline.synth.as_ref().context("the pipeline has no [synth]")?;
             Done::new(synth::run(config, out, ctx)?)
         }
         Stage::Ingest => {
-            let config = pipeline.ingest_config(inputs.all("synth"));
+            let mut config = pipeline.ingest_config(inputs.all("synth"));
+            inputs.remote.localise(&mut config.sources)?;
             Done::new(ingest::run(&config, &pipeline.base, out, ctx)?)
         }
         Stage::Tokenizer => {

@@ -13,6 +13,7 @@ use clap::Args as ClapArgs;
 use serde_json::Value;
 
 use super::files::{Input, Output, publish, set, settings};
+use crate::remote::model_folder;
 
 /// Answers prompts with a model.
 ///
@@ -25,8 +26,8 @@ Examples:
       --factor n=100 --factor train_langs=en,es
   isogloss generate --model tuned/model --data prompts.parquet --out - | python read_arrow.py")]
 pub struct Args {
-    /// The model: a Hugging Face folder.
-    #[arg(long, value_name = "DIR")]
+    /// The model: a Hugging Face folder, or hf://owner/name[@revision].
+    #[arg(long, value_name = "MODEL")]
     model: PathBuf,
 
     /// Prompts with the examples' columns (`-`: Arrow IPC stream on stdin).
@@ -102,6 +103,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let factors = factors(given)?;
     let mixture_id = args.mixture_id.as_deref();
     let labels = RunLabels { run_id: &run_id, mixture_id, factors: &factors };
+    let model = model_folder(&args.model, ctx)?;
     let data = Input::open(&args.data, &[&EXAMPLES])?;
     let output = Output {
         out: &args.out,
@@ -109,9 +111,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         main: Some("generations.parquet"),
         resume: false,
     };
-    publish(&output, ctx, |out| {
-        ::train::generate(&config, &args.model, &data.path, labels, out, ctx)
-    })
+    publish(&output, ctx, |out| ::train::generate(&config, &model, &data.path, labels, out, ctx))
 }
 
 /// The factors that `--factor` names, later ones in place of earlier ones.

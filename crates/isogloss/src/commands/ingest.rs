@@ -10,6 +10,7 @@ use clap::Args as ClapArgs;
 
 use super::files::{Output, pair, publish, set, settings};
 use super::train::choice;
+use crate::remote::fetch_sources;
 
 /// Reads raw files into examples: JSONL, JSON, CSV, TSV, Parquet or lines, each also .gz or .zst.
 ///
@@ -22,9 +23,10 @@ Examples:
   isogloss ingest 'data/*.jsonl.gz' --task instruction --out examples
   isogloss ingest mgsm_es.tsv --no-header --no-quoting --map prompt=1,reference=2 --lang es \\
       --task math --split test --out mgsm
+  isogloss ingest 'hf://datasets/CohereLabs/aya_dataset/data/train-*.parquet' --out aya
   isogloss ingest --config sources.toml --out examples      several sources, as in a pipeline file")]
 pub struct Args {
-    /// Files, folders or patterns.
+    /// Files, folders or patterns; also on the Hugging Face Hub: hf://datasets/owner/name[@revision]/path.
     #[arg(required_unless_present = "config")]
     sources: Vec<String>,
 
@@ -98,6 +100,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     if !args.sources.is_empty() {
         config.sources.push(source(&args)?);
     }
+    fetch_sources(&mut config.sources, ctx)?;
     let base = args.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
     let output =
         Output { out: &args.out, stage: "ingest", main: Some("examples.parquet"), resume: false };
@@ -115,8 +118,10 @@ fn source(args: &Args) -> Result<Source> {
     };
     let text = |flag: &Option<String>| flag.clone().map(OrTable::Text);
     // Paths on the command line start where the user stands, also beside a --config from elsewhere.
-    let absolute =
-        |path: &String| std::path::absolute(path).map(|path| path.to_string_lossy().into_owned());
+    let absolute = |path: &String| match hub::is_address(path) {
+        true => Ok(path.clone()),
+        false => std::path::absolute(path).map(|path| path.to_string_lossy().into_owned()),
+    };
     Ok(Source {
         path: Paths::Many(args.sources.iter().map(absolute).collect::<Result<_, _>>()?),
         name: args.name.clone(),

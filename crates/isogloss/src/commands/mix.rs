@@ -7,6 +7,7 @@ use artifact::Context;
 use clap::Args as ClapArgs;
 
 use super::files::{Input, Output, paths, publish};
+use crate::remote::tokenizer_folder;
 
 /// Draws training mixtures from examples by a design.
 ///
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "DESIGN.toml")]
     design: PathBuf,
 
-    /// A model folder or tokenizer.json, to count tokens with.
+    /// A model folder, its address on the Hub, or a tokenizer.json, to count tokens with.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
 
@@ -45,8 +46,9 @@ pub struct Args {
 pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let design: ::mix::Design = artifact::config::load_toml(&args.design)?;
     let examples = Input::examples(&args.examples)?;
+    let tokenizer = args.tokenizer.map(|path| tokenizer_folder(&path, ctx)).transpose()?;
     let output = Output { out: &args.out, stage: "mix", main: None, resume: false };
     publish(&output, ctx, |out| {
-        ::mix::run(&design, &paths(&examples), args.tokenizer.as_deref(), out, ctx)
+        ::mix::run(&design, &paths(&examples), tokenizer.as_deref(), out, ctx)
     })
 }

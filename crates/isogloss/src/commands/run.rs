@@ -180,6 +180,7 @@ fn copy_model(from: &Path, to: &Path) -> Result<()> {
 /// token counts.
 fn dry_run(runner: &Runner<'_>, ctx: &Context) -> Result<()> {
     let plan = runner.plan;
+    runner.fetch_sources(ctx)?;
     let states = states(runner)?;
     let mixtures = planned(runner, ctx)?;
     if !mixtures.is_empty() {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::value::{Error, StrDeserializer};
 
 use super::files::{Input, Output, publish, settings};
+use crate::remote::{model_folder, tokenizer_folder};
 
 /// Trains a model on a mixture.
 ///
@@ -23,15 +24,15 @@ Examples:
   isogloss train --model models/small --data mixture.parquet --epochs 2 --out tuned
   isogloss train --init shape.toml --tokenizer tok --data examples.parquet --objective lm --out base")]
 pub struct Args {
-    /// The base model: a Hugging Face folder.
-    #[arg(long, value_name = "DIR", required_unless_present = "init")]
+    /// The base model: a Hugging Face folder, or hf://owner/name[@revision].
+    #[arg(long, value_name = "MODEL", required_unless_present = "init")]
     model: Option<PathBuf>,
 
     /// A model with random weights of this shape: a TOML or JSON file with config.json's names.
     #[arg(long, value_name = "FILE", conflicts_with = "model", requires = "tokenizer")]
     init: Option<PathBuf>,
 
-    /// The tokenizer's folder, for a model with random weights.
+    /// The tokenizer's folder, or a model's address on the Hub, for a model with random weights.
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
 
@@ -131,9 +132,10 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let seed = config.resolve()?.seed;
     let base = match (args.model, args.init, args.tokenizer) {
         (None, Some(init), Some(tokenizer)) => {
+            let tokenizer = tokenizer_folder(&tokenizer, ctx)?;
             BaseModel::Random { init: InitConfig::load(&init)?, tokenizer, seed }
         }
-        (Some(model), ..) => BaseModel::Weights(model),
+        (Some(model), ..) => BaseModel::Weights(model_folder(&model, ctx)?),
         _ => artifact::bail_user!("give --model DIR, or --init FILE with --tokenizer DIR"),
     };
     if args.resume && !can_resume(&args.out) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use artifact::bail_user;
 use artifact::config::{expand_env, load_toml};
+use hub::Address;
 
 use super::{Model, Pipeline};
 
@@ -158,7 +159,8 @@ impl Pipeline {
             if !names.insert(&model.name) {
                 bail_user!("two [[model]] tables are called {}; give each a `name`", model.name);
             }
-            if let Some(folder) = model.path.as_ref().filter(|folder| !folder.is_dir()) {
+            let folder = model.path.as_ref().filter(|folder| !hub::is_address(folder));
+            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
                 bail_user!("[[model]] {}: there is no folder {}", model.name, folder.display());
             }
             if model.init.is_some() && self.tokenizer.is_none() {
@@ -186,27 +188,24 @@ impl Pipeline {
     }
 }
 
-/// Absolute, with variables filled in.
+/// Absolute, with variables filled in; an address of the Hub stays.
 fn resolve(base: &Path, path: &Path) -> Result<PathBuf> {
-    let text = path.to_str().context("a path that is not UTF-8")?;
-    Ok(base.join(expand_env(text)?))
+    let text = expand_env(path.to_str().context("a path that is not UTF-8")?)?;
+    Ok(if hub::is_address(&text) { text.into() } else { base.join(text) })
 }
 
 fn name_model(model: &mut Model) -> Result<()> {
     let name = match (&model.path, &model.init) {
         (Some(path), None) => {
-            if path.to_string_lossy().contains("hf://") {
-                bail_user!(
-                    "[[model]] path = \"{}\": models are not fetched; download the folder (`hf download owner/name \
-                     --local-dir DIR`) and name it here",
-                    path.display()
-                );
+            if hub::is_address(path) {
+                Address::of_model(&path.to_string_lossy())?.name().to_owned()
+            } else {
+                path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
             }
-            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         }
         (None, Some(_)) => "random".to_owned(),
         _ => bail_user!(
-            "[[model]] needs either `path` (a folder) or `init` (the shape of random weights)"
+            "[[model]] needs either `path` (a folder, or hf://owner/name) or `init` (the shape of random weights)"
         ),
     };
     if model.name.is_empty() {

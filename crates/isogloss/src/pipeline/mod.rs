@@ -109,7 +109,7 @@ pub type Tokenizer = With<TokenizerPath, TokenizerConfig>;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizerPath {
-    /// A folder with a tokenizer.json to use as it is, instead of training one.
+    /// A folder with a tokenizer.json to use as it is, or a model's address on the Hub, instead of training one.
     pub path: Option<PathBuf>,
 }
 
@@ -124,7 +124,7 @@ pub struct Model {
     /// Its name in run ids and in the report; by default the folder's name, or "random".
     #[serde(default)]
     pub name: String,
-    /// A Hugging Face folder: config.json, weights, tokenizer.
+    /// A Hugging Face folder (config.json, weights, tokenizer), or hf://owner/name[@revision] on the Hub.
     pub path: Option<PathBuf>,
     /// The shape of a model with random weights, which uses the pipeline's tokenizer.
     pub init: Option<InitConfig>,

@@ -1,11 +1,9 @@
 //! The judge on the command line and in a pipeline, against a server on loopback.
 
-mod common;
-
 use std::path::Path;
 use std::time::Duration;
 
-use common::Place;
+use crate::common::Place;
 use loopback::{Answer, Server};
 
 /// A judge that gives everything this rating, or prefers what is shown second.
@@ -59,7 +57,7 @@ fn generations_are_judged_and_the_key_is_sent_and_never_stored() {
 
     let mut command = place.command(&line);
     command.env("ISOGLOSS_JUDGE_KEY", "sk-very-secret");
-    let answer = common::Answer::from(command.output().expect("it runs")).ok();
+    let answer = crate::common::Answer::from(command.output().expect("it runs")).ok();
     assert!(
         answer.out.contains("judge_switch_aware") && answer.out.contains("4.000"),
         "{}",
@@ -96,7 +94,7 @@ fn a_judge_without_an_endpoint_a_name_or_a_key_is_the_users_error() {
     ] {
         let mut command = place.command(&format!("judge g.jsonl {line} --out o"));
         command.env_remove("ISOGLOSS_JUDGE_URL").env_remove("ISOGLOSS_JUDGE_KEY");
-        let message = common::Answer::from(command.output().expect("it runs")).user_error();
+        let message = crate::common::Answer::from(command.output().expect("it runs")).user_error();
         assert!(message.contains(word), "`{line}`: {message}");
         assert!(!place.path("o").exists());
     }
@@ -119,7 +117,7 @@ fn a_killed_judge_loses_no_reply() {
     let one = place.start(&line);
     let two = place.start(&line.replace("--out o", "--out p"));
     for child in [one, two] {
-        common::Answer::from(child.wait_with_output().expect("it ends")).ok();
+        crate::common::Answer::from(child.wait_with_output().expect("it ends")).ok();
     }
     let scores =
         |folder: &str| std::fs::read(place.path(folder).join("scores.parquet")).expect(folder);
@@ -145,7 +143,7 @@ fn a_study_with_a_judge_reports_ratings_and_runs_on_without_one() {
     let run = |line: &str, url: &str| {
         let mut command = place.command(line);
         command.env("ISOGLOSS_JUDGE_URL", url);
-        common::Answer::from(command.output().expect("it runs"))
+        crate::common::Answer::from(command.output().expect("it runs"))
     };
     let without = run("run study.toml", "").ok();
     assert!(without.err.contains("no endpoint for the judge"), "{}", without.err);
