@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use crate::common::{Answer, Place};
@@ -110,7 +111,7 @@ fn a_study_on_the_hubs_model_and_data_is_done_once_and_again_when_they_change() 
             format!("generate --model hf://own/tiny --data e --out {out} --max-new-tokens 2");
         let mut command = place.command(&line);
         command.env("HF_ENDPOINT", server.url()).env("HF_HOME", place.path("hf2"));
-        command.spawn().expect("it starts")
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
     };
     for mut child in [start("g1"), start("g2")] {
         assert!(child.wait().expect("it ends").success());
