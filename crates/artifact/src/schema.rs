@@ -293,6 +293,8 @@ schema!(
     seconds: Float, "seconds since the start";
     tokens_per_second: Float?null, "throughput since the last row";
     mfu: Float?null, "model FLOP/s over the device's peak, where that is known";
+    documents: Integer?null, "documents of the step";
+    truncated: Integer?null, "how many of them are of rows that the sequence length cut";
 ]);
 
 schema!(

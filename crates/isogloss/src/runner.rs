@@ -11,6 +11,8 @@ use artifact::store::{Recipe, Store, Stored};
 use artifact::text::duration;
 use artifact::{Context, bail_user};
 
+use train::Shared;
+
 use crate::console;
 use crate::plan::{Plan, Stage};
 use crate::schedule::{self, Fate, Node};
@@ -56,13 +58,16 @@ pub struct Runner<'a> {
     pub store: &'a Store,
     hashes: Hashes,
     made: Vec<OnceLock<Stored>>,
+    /// What training runs have in common: encoded rows, base weights.
+    shared: Shared,
 }
 
 impl<'a> Runner<'a> {
     /// Looks at nothing yet.
     pub fn new(plan: &'a Plan, store: &'a Store) -> Self {
         let made = plan.steps.iter().map(|_| OnceLock::new()).collect();
-        Runner { plan, store, hashes: Hashes::default(), made }
+        let shared = if plan.runs.len() > 1 { Shared::for_sweep() } else { Shared::default() };
+        Runner { plan, store, hashes: Hashes::default(), made, shared }
     }
 
     /// What the step reads and what decides its output; `None` while a step that it needs is not made.
@@ -107,7 +112,7 @@ impl<'a> Runner<'a> {
             .with_context(|| format!("{} is not ready", plan.steps[step].name))?;
         let mut text = None;
         let stored = self.store.produce(&recipe, ctx, |folder| {
-            let done = stages::work(plan, &plan.steps[step], &inputs, folder, ctx)?;
+            let done = stages::work(plan, &plan.steps[step], &inputs, &self.shared, folder, ctx)?;
             text = Some(done.text);
             Ok(done.summary)
         })?;

@@ -13,7 +13,7 @@ use artifact::{Context, bail_user};
 use hub::Snapshot;
 use serde::Serialize;
 use serde_json::{Value, json};
-use train::{BaseModel, RunLabels, TrainData};
+use train::{BaseModel, RunLabels, Shared, TrainData};
 
 use crate::pipeline::Model;
 use crate::plan::{Plan, Run, Stage, Step};
@@ -23,7 +23,7 @@ impl Stage {
     /// Raised whenever the stage's output changes for the same settings and inputs.
     pub fn version(self) -> u32 {
         match self {
-            Stage::Eval | Stage::Report => 2,
+            Stage::Train | Stage::Eval | Stage::Report => 2,
             _ => 1,
         }
     }
@@ -361,8 +361,16 @@ impl Done {
     }
 }
 
-/// Does a step: calls its stage with its inputs and writes into `out`.
-pub fn work(plan: &Plan, step: &Step, inputs: &Inputs, out: &Path, ctx: &Context) -> Result<Done> {
+/// Does a step: calls its stage with its inputs and writes into `out`. Training runs of one process find in
+/// `shared` what an earlier one has read and encoded.
+pub fn work(
+    plan: &Plan,
+    step: &Step,
+    inputs: &Inputs,
+    shared: &Shared,
+    out: &Path,
+    ctx: &Context,
+) -> Result<Done> {
     let pipeline = &plan.pipeline;
     inputs.to_fetch.iter().try_for_each(|snapshot| inputs.remote.fetch(snapshot, ctx))?;
     match step.stage {
@@ -393,7 +401,8 @@ pub fn work(plan: &Plan, step: &Step, inputs: &Inputs, out: &Path, ctx: &Context
                 validation: inputs.get("validation").map(Path::to_owned),
             };
             let base = base_model(&pipeline.models[run.model], inputs, run.seed)?;
-            Done::new(train::run(&pipeline.train_config(run.seed), &base, &data, out, ctx)?)
+            let config = pipeline.train_config(run.seed);
+            Done::new(train::run(&config, &base, &data, shared, out, ctx)?)
         }
         Stage::Generate => {
             let run = run_of(plan, step)?;

@@ -24,7 +24,8 @@ pub struct Plan {
     accumulation: Option<usize>,
     shuffle: bool,
     seed: u64,
-    steps_per_epoch: u64,
+    /// Sequences of an epoch.
+    sequences: usize,
     /// The epoch in use and its sequences.
     current: Option<(u64, Vec<Vec<usize>>)>,
 }
@@ -44,7 +45,7 @@ impl Plan {
             accumulation: recipe.gradient_accumulation,
             shuffle: recipe.shuffle,
             seed: recipe.seed,
-            steps_per_epoch: sequences.div_ceil(recipe.batch_size) as u64,
+            sequences,
             current: None,
             lengths,
         }
@@ -52,12 +53,18 @@ impl Plan {
 
     /// Optimiser steps of one pass over the data; the last may have fewer sequences.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.steps_per_epoch
+        self.sequences.div_ceil(self.batch_size) as u64
+    }
+
+    /// Sequences of one pass over the data.
+    pub fn sequences(&self) -> usize {
+        self.sequences
     }
 
     /// Micro-batches of a step, counted from 0: lists of documents, to be run one after the other.
     pub fn step(&mut self, step: u64) -> Vec<Vec<usize>> {
-        let (epoch, place) = (step / self.steps_per_epoch, (step % self.steps_per_epoch) as usize);
+        let per_epoch = self.steps_per_epoch();
+        let (epoch, place) = (step / per_epoch, (step % per_epoch) as usize);
         if self.current.as_ref().is_none_or(|(current, _)| *current != epoch) {
             self.current = Some((epoch, self.epoch(epoch)));
         }

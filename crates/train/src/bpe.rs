@@ -8,7 +8,8 @@ use std::{fs, path::Path, sync::mpsc};
 
 use anyhow::{Context as _, Result, anyhow};
 use artifact::{Context, bail_user, text::count};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokenizers::{
     AddedToken, Model as _, SplitDelimiterBehavior, Tokenizer,
@@ -25,7 +26,7 @@ use tokenizers::{
     },
 };
 
-use crate::{config::TokenizerConfig, template::CHATML};
+use crate::template::CHATML;
 
 /// Ends a text.
 const END_OF_TEXT: &str = "<|endoftext|>";
@@ -34,6 +35,22 @@ const SPECIAL: [&str; 3] = [END_OF_TEXT, "<|im_start|>", "<|im_end|>"];
 
 /// English contractions; letters with their marks; one digit; punctuation; line ends; spaces.
 const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The `[tokenizer]` section: how a tokenizer is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenizerConfig {
+    /// Ids in all, with 256 bytes and the special tokens. Default 8192.
+    pub vocab_size: usize,
+    /// How often a pair must occur to be merged. Default 2.
+    pub min_frequency: u64,
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        Self { vocab_size: 8192, min_frequency: 2 }
+    }
+}
 
 /// What a tokenizer training came to.
 #[derive(Clone, Debug, PartialEq, Serialize)]

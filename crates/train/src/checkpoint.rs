@@ -1,5 +1,6 @@
 //! Checkpoints of a running training: `checkpoint/step-N/` holds weights, AdamW's moments, the metrics so
-//! far and what the run is made of; `checkpoint/best-N/` the best weights so far.
+//! far and what the run is made of; `checkpoint/best-N/` the best weights so far. With `keep`, the last of
+//! them stay when training has ended, each with the tokenizer's files, so that it is a model folder.
 //!
 //! A folder is written beside, synced and renamed, and the one before it goes only then. A kill at
 //! any moment leaves a whole checkpoint, and going on from it gives the same bits.
@@ -21,7 +22,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    config::Objective,
     disk::explain_full_disk,
+    encoder::Encoder,
+    export,
     metrics::{self, Row},
     model::{Dtype, Model},
     optimizer::AdamW,
@@ -64,6 +68,20 @@ impl Checkpoint {
     }
 }
 
+/// Where a run stands.
+pub struct Snapshot<'a> {
+    /// What the run is made of.
+    pub identity: &'a Identity,
+    /// Weights.
+    pub model: &'a Model,
+    /// Moments and steps done.
+    pub optimizer: &'a AdamW,
+    /// Metrics so far.
+    pub rows: &'a [Row],
+    /// The tokenizer whose files make the checkpoint a model folder, and what it is trained for.
+    pub tokenizer: Option<(&'a Encoder, Objective)>,
+}
+
 /// The folder of a run's checkpoints.
 pub struct Checkpoints {
     root: PathBuf,
@@ -89,31 +107,33 @@ impl Checkpoints {
         self.root.join(format!("best-{step}"))
     }
 
-    /// Writes a checkpoint, then takes away older ones and best weights other than `best`.
-    pub fn save(
-        &self,
-        identity: &Identity,
-        model: &Model,
-        optimizer: &AdamW,
-        rows: &[Row],
-        best: Option<u64>,
-    ) -> Result<()> {
-        let (step, moments) = optimizer.state();
-        let name = format!("step-{step}");
-        self.whole(&name, |folder| {
-            model.save(folder, Dtype::F32)?;
+    /// Writes a checkpoint, then takes away all but the last `keep`, and best weights other than `best`.
+    pub fn save(&self, now: &Snapshot, keep: usize, best: Option<u64>) -> Result<()> {
+        let (step, moments) = now.optimizer.state();
+        self.whole(&format!("step-{step}"), |folder| {
+            now.model.save(folder, Dtype::F32)?;
             write_floats(&folder.join(MOMENTS), &moments)?;
-            metrics::write(rows, &folder.join(METRICS))?;
-            let state = State { step, identity: identity.clone() };
+            metrics::write(now.rows, &folder.join(METRICS))?;
+            let state = State { step, identity: now.identity.clone() };
             fs::write(folder.join(STATE), serde_json::to_vec_pretty(&state)?)?;
-            Ok(())
+            match now.tokenizer {
+                Some((encoder, objective)) => export::complete(folder, encoder, objective),
+                None => Ok(()),
+            }
         })?;
-        let best = best.map(|step| format!("best-{step}"));
+        self.prune(keep, best)
+    }
+
+    /// Takes away all but the last `keep` checkpoints and the best weights.
+    fn prune(&self, keep: usize, best: Option<u64>) -> Result<()> {
+        let steps = self.steps()?;
+        let kept =
+            steps[steps.len().saturating_sub(keep)..].iter().map(|step| format!("step-{step}"));
+        let needed: Vec<String> = kept.chain(best.map(|step| format!("best-{step}"))).collect();
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
-            let found = entry.file_name().to_string_lossy().into_owned();
-            let is_needed = found == name || Some(&found) == best.as_ref();
-            if !is_needed && entry.file_type()?.is_dir() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !needed.contains(&name) && entry.file_type()?.is_dir() {
                 fs::remove_dir_all(entry.path())
                     .with_context(|| format!("cannot remove {}", entry.path().display()))?;
             }
@@ -152,8 +172,11 @@ impl Checkpoints {
         }))
     }
 
-    /// Takes all checkpoints away.
-    pub fn clear(&self) -> Result<()> {
+    /// Takes away what an ended training no longer needs: all but the checkpoints that are kept.
+    pub fn finish(&self, keep: usize) -> Result<()> {
+        if keep > 0 && self.root.exists() {
+            return self.prune(keep, None);
+        }
         match fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.root.display()))
@@ -164,18 +187,22 @@ impl Checkpoints {
 
     /// The folder of the last checkpoint, if there is one.
     pub fn last_folder(&self) -> Result<Option<PathBuf>> {
-        if !self.root.exists() {
-            return Ok(None);
+        Ok(self.steps()?.last().map(|step| self.root.join(format!("step-{step}"))))
+    }
+
+    /// Steps of the checkpoints there are, sorted.
+    fn steps(&self) -> Result<Vec<u64>> {
+        let mut steps = Vec::new();
+        if self.root.exists() {
+            for entry in fs::read_dir(&self.root)
+                .with_context(|| format!("cannot list {}", self.root.display()))?
+            {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                steps.extend(name.strip_prefix("step-").and_then(|step| step.parse::<u64>().ok()));
+            }
         }
-        let mut last: Option<u64> = None;
-        for entry in fs::read_dir(&self.root)
-            .with_context(|| format!("cannot list {}", self.root.display()))?
-        {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            let step = name.strip_prefix("step-").and_then(|step| step.parse().ok());
-            last = last.max(step);
-        }
-        Ok(last.map(|step| self.root.join(format!("step-{step}"))))
+        steps.sort_unstable();
+        Ok(steps)
     }
 
     /// Fills a folder that appears under `name` whole or not at all.
@@ -330,5 +357,27 @@ mod tests {
         fs::create_dir_all(checkpoints.root.join("step-9")).unwrap();
         fs::create_dir_all(checkpoints.root.join("step-10")).unwrap();
         assert_eq!(checkpoints.last_folder().unwrap(), Some(checkpoints.root.join("step-10")));
+    }
+
+    #[test]
+    fn the_last_ones_and_the_best_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::of(folder.path());
+        for name in ["step-2", "step-4", "step-10", ".step-12", "best-2", "best-4"] {
+            fs::create_dir_all(checkpoints.root.join(name)).unwrap();
+        }
+        let found = || {
+            let entries = fs::read_dir(&checkpoints.root).unwrap();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        checkpoints.prune(2, Some(2)).unwrap();
+        assert_eq!(found(), ["best-2", "step-10", "step-4"]);
+        checkpoints.finish(1).unwrap();
+        assert_eq!(found(), ["step-10"]);
+        checkpoints.finish(0).unwrap();
+        assert!(!checkpoints.root.exists());
     }
 }

@@ -31,7 +31,9 @@ pub enum Preset {
 }
 
 /// Which tokens the loss counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
     /// The assistant's tokens of a rendered conversation, each with its end-of-turn token.
@@ -138,8 +140,18 @@ pub struct TrainConfig {
     /// Keep the weights with the lowest validation loss in the trained languages, not the last ones. Default true where
     /// there is validation data.
     pub keep_best: Option<bool>,
-    /// Steps between checkpoints to resume from; 0 for none. Default 50. Does not change the result.
-    pub checkpoint_every: Option<u64>,
+    /// End the run after this many validations without progress. Default: never.
+    pub patience: Option<u64>,
+    /// By how many nats a validation loss must fall to be progress. Default 0.
+    pub min_delta: Option<f64>,
+    /// Stop with an error where the mean loss of ten steps stands this many nats above its lowest.
+    /// Default 4; 0 for never. A loss that is no number always stops the run.
+    pub max_loss_rise: Option<f64>,
+    /// Steps between checkpoints, from which an interrupted run goes on; 0 for none. Default 50.
+    pub save_every: Option<u64>,
+    /// Keep this many of the last checkpoints, and leave them beside the trained model: `checkpoint/step-N/`, each a
+    /// model folder with the optimiser's state. Default: the last one, until training has ended.
+    pub keep: Option<usize>,
     /// Element type of the saved model: "f32" (default) or "bf16".
     pub dtype: Option<SavedDtype>,
     /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
@@ -154,6 +166,15 @@ pub enum Length {
     Epochs(f64),
     /// Optimiser steps.
     Steps(u64),
+}
+
+/// Checkpoints that stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// Steps between them.
+    pub every: u64,
+    /// How many of the last.
+    pub last: usize,
 }
 
 /// A [`TrainConfig`] without gaps. Its JSON holds what decides the result, and nothing else.
@@ -200,9 +221,19 @@ pub struct Recipe {
     pub validate_every: u64,
     /// Keep the best weights by validation loss.
     pub keep_best: bool,
+    /// Validations without progress that end the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// What is progress, in nats.
+    pub min_delta: f64,
+    /// Nats by which the loss may rise above its lowest; 0: any.
+    pub max_loss_rise: f64,
     /// Steps between checkpoints; 0: none.
     #[serde(skip)]
-    pub checkpoint_every: u64,
+    pub save_every: u64,
+    /// Checkpoints that are left beside the model, as every how many steps and how many of the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// Element type of the saved model.
     pub dtype: SavedDtype,
     /// Device.
@@ -229,6 +260,7 @@ impl TrainConfig {
         };
         let default_schedule = if pretrain { Schedule::Cosine } else { Schedule::Constant };
         let default_objective = if pretrain { Objective::Lm } else { Objective::Sft };
+        let save_every = self.save_every.unwrap_or(50);
         let recipe = Recipe {
             objective: self.objective.unwrap_or(default_objective),
             batch_size: self.batch_size.unwrap_or(if pretrain { 16 } else { 64 }),
@@ -250,7 +282,11 @@ impl TrainConfig {
             seed: self.seed.unwrap_or(0),
             validate_every: self.validate_every.unwrap_or(50),
             keep_best: self.keep_best.unwrap_or(true),
-            checkpoint_every: self.checkpoint_every.unwrap_or(50),
+            patience: self.patience,
+            min_delta: self.min_delta.unwrap_or(0.0),
+            max_loss_rise: self.max_loss_rise.unwrap_or(4.0),
+            save_every,
+            kept: self.keep.map(|last| Kept { every: save_every, last }),
             dtype: self.dtype.unwrap_or_default(),
             device: self.device.unwrap_or_default(),
         };
@@ -271,11 +307,21 @@ impl Recipe {
             ("batch_size", self.batch_size as u64),
             ("gradient_accumulation", self.gradient_accumulation.unwrap_or(1) as u64),
             ("steps", steps),
+            ("patience", self.patience.unwrap_or(1)),
+            ("keep", self.kept.map_or(1, |kept| kept.last as u64)),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
                 bail_user!("train.{key} is 0; it must be at least 1");
             }
+        }
+        if self.kept.is_some() && self.save_every == 0 {
+            bail_user!("train.keep is set, but save_every is 0: there is no checkpoint to keep");
+        }
+        if self.patience.is_some() && self.validate_every == 0 {
+            bail_user!(
+                "train.patience is set, but validate_every is 0: nothing is validated before the end"
+            );
         }
         if self.sequence_length < 2 {
             bail_user!("train.sequence_length is {}; it must be at least 2", self.sequence_length);
@@ -293,6 +339,8 @@ impl Recipe {
             ("beta2", self.beta2, 0.0, OPEN, "from 0 to below 1"),
             ("eps", self.eps, tiny, ANY, "above 0"),
             ("clip", self.clip, 0.0, ANY, "a number from 0 up (0: no clipping)"),
+            ("min_delta", self.min_delta, 0.0, ANY, "a number from 0 up"),
+            ("max_loss_rise", self.max_loss_rise, 0.0, ANY, "a number from 0 up (0: any rise)"),
         ];
         for (key, value, low, high, right) in within {
             if !(low..=high).contains(&value) {
@@ -434,87 +482,6 @@ impl InitConfig {
     }
 }
 
-/// The `[generate]` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct GenerateConfig {
-    /// Most tokens of an answer. Default 256.
-    pub max_new_tokens: usize,
-    /// 0 (default) takes the most likely token; above 0 samples.
-    pub temperature: f64,
-    /// Sample from the fewest tokens that hold this much probability. Default 1: from all.
-    pub top_p: f64,
-    /// Seed of the sampling. Default 0.
-    pub seed: u64,
-    /// Texts that end an answer; they are cut off.
-    pub stop: Vec<String>,
-    /// The tasks whose prompts are answered. Default: all that there are.
-    pub tasks: Vec<String>,
-    /// Prompts run side by side. Does not change the answers. Default 16.
-    #[serde(skip_serializing)]
-    pub batch_size: usize,
-    /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
-    #[serde(skip_serializing)]
-    pub device: Device,
-}
-
-impl Default for GenerateConfig {
-    fn default() -> Self {
-        Self {
-            max_new_tokens: 256,
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: 0,
-            stop: Vec::new(),
-            tasks: Vec::new(),
-            batch_size: 16,
-            device: Device::Auto,
-        }
-    }
-}
-
-impl GenerateConfig {
-    /// Checks the values; a fault is a `UserError` that names the key.
-    pub fn check(&self) -> Result<()> {
-        self.device.check()?;
-        if self.max_new_tokens == 0 {
-            bail_user!("generate.max_new_tokens is 0; it must be at least 1");
-        }
-        if self.batch_size == 0 {
-            bail_user!("generate.batch_size is 0; it must be at least 1");
-        }
-        if !self.temperature.is_finite() || self.temperature < 0.0 {
-            bail_user!(
-                "generate.temperature is {}; it must be a number from 0 up",
-                self.temperature
-            );
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            bail_user!("generate.top_p is {}; it must be above 0 and at most 1", self.top_p);
-        }
-        if self.stop.iter().any(String::is_empty) {
-            bail_user!("generate.stop holds an empty text, which would end every answer at once");
-        }
-        Ok(())
-    }
-}
-
-/// The `[tokenizer]` section: how a tokenizer is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TokenizerConfig {
-    /// Ids in all, with 256 bytes and the special tokens. Default 8192.
-    pub vocab_size: usize,
-    /// How often a pair must occur to be merged. Default 2.
-    pub min_frequency: u64,
-}
-
-impl Default for TokenizerConfig {
-    fn default() -> Self {
-        Self { vocab_size: 8192, min_frequency: 2 }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -533,6 +500,7 @@ mod tests {
             (recipe.schedule, recipe.validate_every, recipe.keep_best),
             (Schedule::Constant, 50, true)
         );
+        assert_eq!((recipe.save_every, recipe.kept), (50, None));
         assert_eq!(recipe.length, Length::Epochs(2.0));
         let own = parse("preset = \"study\"\nbatch_size = 8\nlearning_rate = 1e-3")
             .unwrap()
@@ -562,6 +530,12 @@ mod tests {
             ("warmup_ratio = 2.0", "warmup_ratio"),
             ("beta2 = 1.0", "beta2"),
             ("sequence_length = 1", "sequence_length"),
+            ("patience = 0", "patience"),
+            ("patience = 2\nvalidate_every = 0", "validate_every"),
+            ("min_delta = -0.1", "min_delta"),
+            ("max_loss_rise = -1.0", "max_loss_rise"),
+            ("keep = 0", "keep"),
+            ("keep = 2\nsave_every = 0", "save_every"),
             ("device = \"cuda\"", "CPU engine"),
         ] {
             let error = parse(text).unwrap().resolve().unwrap_err();
@@ -572,8 +546,11 @@ mod tests {
     #[test]
     fn what_does_not_change_the_result_is_not_in_the_recipes_json() {
         let base = parse("").unwrap().resolve().unwrap();
-        let moved = parse("device = \"cpu\"\ncheckpoint_every = 7").unwrap().resolve().unwrap();
+        let moved = parse("device = \"cpu\"\nsave_every = 7").unwrap().resolve().unwrap();
         assert_eq!(json!(base), json!(moved));
+        let kept = |text| json!(parse(text).unwrap().resolve().unwrap());
+        assert_ne!(json!(base), kept("keep = 2"), "checkpoints that stay are part of the result");
+        assert_ne!(kept("keep = 2"), kept("keep = 2\nsave_every = 7"));
         let other = parse("seed = 1").unwrap().resolve().unwrap();
         assert_ne!(json!(base), json!(other));
     }

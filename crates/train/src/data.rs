@@ -1,17 +1,17 @@
-//! Rows of a mixture become documents: tokens with the targets that the loss counts.
+//! Rows of a mixture become documents, in `position` order.
 //!
-//! Rows stream in row group by row group, are encoded in parallel and kept in `position` order. What is
-//! too long is cut by rule, what has nothing to learn from is left out; both are counted and said.
+//! Rows stream in row group by row group and are encoded in parallel. What is too long is cut by rule,
+//! what has nothing to learn from is left out; both are counted, said, and kept in the summary.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::Result;
 use artifact::{Context, MixtureRow, bail_user, text::count};
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::{
-    config::Objective,
-    encoder::{Encoder, Tokens, plain_text},
+    encodings::{Encoded, Encoding},
     model::Batch,
 };
 
@@ -23,9 +23,11 @@ pub struct Document {
     /// Index into [`Dataset::languages`].
     pub language: usize,
     /// Inputs: every token but the last.
-    pub tokens: Vec<u32>,
+    pub tokens: Arc<[u32]>,
     /// The token after each input; -1 where the loss does not count it.
-    pub targets: Vec<i32>,
+    pub targets: Arc<[i32]>,
+    /// Whether its row lost answer tokens to the sequence length.
+    pub cut: bool,
 }
 
 /// Encoded rows of one split.
@@ -37,8 +39,46 @@ pub struct Dataset {
     pub languages: Vec<String>,
     /// Tasks that occur, sorted.
     pub tasks: Vec<String>,
+    /// What became of the rows.
+    pub counts: Counts,
     /// blake3 over documents and languages: what training sees of the data.
     pub hash: String,
+}
+
+/// What became of the rows of a split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Rows of the split.
+    pub rows: u64,
+    /// Of those, cut at the sequence length.
+    pub truncated: u64,
+    /// Left out: every answer is empty.
+    pub empty: u64,
+    /// Left out: no assistant message.
+    pub without_answer: u64,
+    /// Left out: no answer begins within the sequence length.
+    pub too_long: u64,
+    /// Trained as one document for each answer, since the chat template rewrites earlier turns.
+    pub split: u64,
+}
+
+impl Counts {
+    /// What was cut or left out, in words; empty where every row was taken whole.
+    pub fn losses(&self) -> String {
+        let kinds = [
+            (self.truncated, "cut"),
+            (self.too_long, "left out as too long"),
+            (self.empty, "left out with empty answers"),
+            (self.without_answer, "left out without an answer"),
+        ];
+        let said = kinds.iter().filter(|(rows, _)| *rows > 0);
+        let parts: Vec<String> =
+            said.map(|(rows, what)| format!("{} {what}", count(*rows))).collect();
+        if parts.is_empty() {
+            return String::new();
+        }
+        format!("of {} rows {}", count(self.rows), parts.join(", "))
+    }
 }
 
 /// Which rows of a file of examples are taken. A mixture is taken whole.
@@ -59,49 +99,91 @@ impl Split<'_> {
     }
 }
 
-/// How rows are encoded.
-pub struct Encoding<'a> {
-    /// Tokenizer and template.
-    pub encoder: &'a Encoder,
-    /// Which tokens count.
-    pub objective: Objective,
-    /// Most inputs of a document.
-    pub sequence_length: usize,
-}
-
-/// What a row came to.
-enum Encoded {
-    Pieces {
-        pieces: Vec<(Vec<u32>, Vec<i32>)>,
-        cut: bool,
-    },
-    /// Nothing of it counts; the reason.
-    Nothing(&'static str),
-}
-
-/// How many rows met one rule, and the first of them.
+/// The first row that met each rule.
 #[derive(Default)]
-struct Tally {
-    rows: u64,
-    first: String,
+struct Firsts {
+    truncated: Option<String>,
+    empty: Option<String>,
+    without_answer: Option<String>,
+    too_long: Option<String>,
+    split: Option<String>,
 }
 
-impl Tally {
-    fn add(&mut self, example_id: &str) {
-        if self.rows == 0 {
-            self.first = example_id.to_owned();
+/// Rows encoded between two looks at Ctrl-C.
+const PART: usize = 4096;
+
+/// A split on its way to a [`Dataset`].
+#[derive(Default)]
+struct Reading {
+    taken: Vec<(i64, String, Document)>,
+    tasks: BTreeSet<String>,
+    counts: Counts,
+    firsts: Firsts,
+}
+
+impl Reading {
+    fn add(&mut self, row: &MixtureRow, encoded: &Encoded) {
+        let example = &row.example;
+        let count = |rows: &mut u64, first: &mut Option<String>| {
+            *rows += 1;
+            first.get_or_insert_with(|| example.example_id.clone());
+        };
+        let (counts, firsts) = (&mut self.counts, &mut self.firsts);
+        counts.rows += 1;
+        let (pieces, cut) = match encoded {
+            Encoded::NoAnswer => {
+                return count(&mut counts.without_answer, &mut firsts.without_answer);
+            }
+            Encoded::Empty => return count(&mut counts.empty, &mut firsts.empty),
+            Encoded::TooLong => return count(&mut counts.too_long, &mut firsts.too_long),
+            Encoded::Pieces { pieces, cut, split } => {
+                if *cut {
+                    count(&mut counts.truncated, &mut firsts.truncated);
+                }
+                if *split {
+                    count(&mut counts.split, &mut firsts.split);
+                }
+                (pieces, *cut)
+            }
+        };
+        for piece in pieces {
+            let document = Document {
+                example_id: example.example_id.clone(),
+                language: 0,
+                tokens: Arc::clone(&piece.tokens),
+                targets: Arc::clone(&piece.targets),
+                cut,
+            };
+            self.taken.push((row.position, example.lang.clone(), document));
         }
-        self.rows += 1;
+        if !self.tasks.contains(&example.task) {
+            self.tasks.insert(example.task.clone());
+        }
     }
 
-    fn warn(&self, ctx: &Context, path: &Path, of: u64, what: &str) {
-        if self.rows > 0 {
-            let (rows, of) = (count(self.rows), count(of));
-            ctx.warn(format!(
-                "{}: {rows} of {of} rows {what} (the first: {})",
-                path.display(),
-                self.first
-            ));
+    /// Says what was cut, left out or taken apart.
+    fn warn(&self, ctx: &Context, path: &Path, sequence_length: usize) {
+        let (counts, firsts) = (&self.counts, &self.firsts);
+        let length = count(sequence_length as u64);
+        let rules = [
+            (counts.truncated, &firsts.truncated, format!("are longer than {length} tokens and were cut at their end")),
+            (counts.too_long, &firsts.too_long, format!("were left out, since no answer begins within {length} tokens")),
+            (counts.empty, &firsts.empty, "were left out, since their answer is empty".to_owned()),
+            (counts.without_answer, &firsts.without_answer, "were left out, since they have no assistant message".to_owned()),
+            (
+                counts.split,
+                &firsts.split,
+                "became one document for each answer, since the chat template rewrites earlier turns".to_owned(),
+            ),
+        ];
+        for (rows, first, what) in rules {
+            if let Some(first) = first {
+                let (rows, of) = (count(rows), count(counts.rows));
+                ctx.warn(format!(
+                    "{}: {rows} of {of} rows {what} (the first: {first})",
+                    path.display()
+                ));
+            }
         }
     }
 }
@@ -115,8 +197,12 @@ impl Dataset {
                 Split::Train => String::new(),
                 Split::Validation(tasks) => format!(" in what is trained: {}", tasks.join(", ")),
             };
+            let why = match data.counts.losses() {
+                losses if losses.is_empty() => String::new(),
+                losses => format!(" ({losses})"),
+            };
             bail_user!(
-                "{}: no row of the {} split to learn from{tasks}",
+                "{}: no row of the {} split to learn from{tasks}{why}",
                 path.display(),
                 split.name()
             );
@@ -126,68 +212,35 @@ impl Dataset {
 
     /// The same, where there may be no row of that split.
     pub fn load_any(path: &Path, split: Split, encoding: &Encoding, ctx: &Context) -> Result<Self> {
-        let mut rows_seen = 0;
-        let (mut cut, mut empty, mut without_answer) =
-            (Tally::default(), Tally::default(), Tally::default());
-        let mut taken: Vec<(i64, String, Document)> = Vec::new();
-        let mut tasks: BTreeSet<String> = BTreeSet::new();
+        let mut reading = Reading::default();
         let bar = ctx.bar(&format!("encode {}", split.name()), "rows", None);
         for group in artifact::arrow::mixture_rows(path)? {
-            ctx.check()?;
             let mut rows = Vec::new();
             for row in group? {
                 if is_of(&row, split, path)? {
                     rows.push(row);
                 }
             }
-            rows_seen += rows.len() as u64;
-            let encoded: Vec<Result<Encoded>> =
-                rows.par_iter().map(|row| encoding.encode(row)).collect();
-            for (row, encoded) in rows.iter().zip(encoded) {
-                let example = &row.example;
-                let at_row = |error: anyhow::Error| {
-                    error.context(format!("{}: example {}", path.display(), example.example_id))
-                };
-                match encoded.map_err(at_row)? {
-                    Encoded::Nothing(NO_ANSWER) => without_answer.add(&example.example_id),
-                    Encoded::Nothing(_) => empty.add(&example.example_id),
-                    Encoded::Pieces { pieces, cut: was_cut } => {
-                        if was_cut {
-                            cut.add(&example.example_id);
-                        }
-                        for (tokens, targets) in pieces {
-                            let example_id = example.example_id.clone();
-                            let document = Document { example_id, language: 0, tokens, targets };
-                            taken.push((row.position, example.lang.clone(), document));
-                        }
-                        if !tasks.contains(&example.task) {
-                            tasks.insert(example.task.clone());
-                        }
-                    }
+            // In parts, so that Ctrl-C is heard and progress seen within a large row group.
+            for part in rows.chunks(PART) {
+                ctx.check()?;
+                let encoded: Vec<Result<Arc<Encoded>>> =
+                    part.par_iter().map(|row| encoding.encode(&row.example.messages)).collect();
+                for (row, encoded) in part.iter().zip(encoded) {
+                    let at_row = |error: anyhow::Error| {
+                        let id = &row.example.example_id;
+                        error.context(format!("{}: example {id}", path.display()))
+                    };
+                    reading.add(row, &*encoded.map_err(at_row)?);
                 }
+                bar.inc(part.len() as u64);
             }
-            bar.inc(rows.len() as u64);
         }
         bar.finish();
-        let limit = format!(
-            "are longer than {} tokens and were cut at their end",
-            count(encoding.sequence_length as u64)
-        );
-        cut.warn(ctx, path, rows_seen, &limit);
-        empty.warn(
-            ctx,
-            path,
-            rows_seen,
-            "were left out, since their answer is empty or lies beyond the sequence length",
-        );
-        without_answer.warn(
-            ctx,
-            path,
-            rows_seen,
-            "were left out, since they have no assistant message",
-        );
+        reading.warn(ctx, path, encoding.sequence_length);
+        let Reading { mut taken, tasks, counts, .. } = reading;
         taken.sort_by_key(|(position, ..)| *position);
-        Ok(Self { tasks: tasks.into_iter().collect(), ..Self::of(taken) })
+        Ok(Self { tasks: tasks.into_iter().collect(), counts, ..Self::of(taken) })
     }
 
     fn of(rows: Vec<(i64, String, Document)>) -> Self {
@@ -208,8 +261,8 @@ impl Dataset {
     pub fn batch(&self, documents: &[usize]) -> Batch {
         let mut batch = Batch { documents: vec![0], ..Batch::default() };
         for &index in documents {
-            batch.tokens.extend(&self.documents[index].tokens);
-            batch.targets.extend(&self.documents[index].targets);
+            batch.tokens.extend(&*self.documents[index].tokens);
+            batch.targets.extend(&*self.documents[index].targets);
             batch.documents.push(batch.tokens.len() as u32);
         }
         batch
@@ -228,13 +281,14 @@ impl Dataset {
 
 fn hash(documents: &[Document], languages: &[String]) -> String {
     let mut hasher = blake3::Hasher::new();
+    let mut bytes = Vec::new();
     for document in documents {
-        hasher.update(&(document.tokens.len() as u64).to_le_bytes());
-        for (token, target) in document.tokens.iter().zip(&document.targets) {
-            hasher.update(&token.to_le_bytes());
-            hasher.update(&target.to_le_bytes());
-        }
-        hasher.update(languages[document.language].as_bytes());
+        bytes.clear();
+        bytes.extend((document.tokens.len() as u64).to_le_bytes());
+        bytes.extend(document.tokens.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.extend(document.targets.iter().flat_map(|target| target.to_le_bytes()));
+        bytes.extend(languages[document.language].as_bytes());
+        hasher.update(&bytes);
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -257,88 +311,18 @@ fn is_of(row: &MixtureRow, split: Split, path: &Path) -> Result<bool> {
     })
 }
 
-const NO_ANSWER: &str = "no assistant message";
-const EMPTY: &str = "nothing to learn from";
-
-impl Encoding<'_> {
-    fn encode(&self, row: &MixtureRow) -> Result<Encoded> {
-        let messages = &row.example.messages;
-        match self.objective {
-            Objective::Sft => {
-                if !messages.iter().any(|message| message.role == "assistant") {
-                    return Ok(Encoded::Nothing(NO_ANSWER));
-                }
-                Ok(self.cut(self.encoder.chat(messages)?))
-            }
-            Objective::Lm => {
-                let text = plain_text(messages);
-                if text.trim().is_empty() {
-                    return Ok(Encoded::Nothing(EMPTY));
-                }
-                Ok(self.chunks(&self.encoder.text(&text)?))
-            }
-        }
-    }
-
-    /// A conversation that is too long loses its end.
-    fn cut(&self, tokens: Tokens) -> Encoded {
-        let kept = tokens.ids.len().min(self.sequence_length + 1);
-        match piece(&tokens.ids[..kept], &tokens.counted[..kept]) {
-            Some(kept_piece) => {
-                let cut = tokens.counted[kept..].contains(&true);
-                Encoded::Pieces { pieces: vec![kept_piece], cut }
-            }
-            None => Encoded::Nothing(EMPTY),
-        }
-    }
-
-    /// Long text goes on in the next document: each token is predicted once.
-    fn chunks(&self, tokens: &Tokens) -> Encoded {
-        let inputs = tokens.ids.len() - 1;
-        let pieces: Vec<_> = (0..inputs)
-            .step_by(self.sequence_length)
-            .filter_map(|start| {
-                let end = (start + self.sequence_length + 1).min(tokens.ids.len());
-                piece(&tokens.ids[start..end], &tokens.counted[start..end])
-            })
-            .collect();
-        if pieces.is_empty() {
-            Encoded::Nothing(EMPTY)
-        } else {
-            Encoded::Pieces { pieces, cut: false }
-        }
-    }
-}
-
-/// Inputs and shifted targets, up to the last token that counts: what comes after it cannot
-/// change any loss.
-fn piece(ids: &[u32], counted: &[bool]) -> Option<(Vec<u32>, Vec<i32>)> {
-    let last = counted.iter().rposition(|&counted| counted).filter(|&last| last > 0)?;
-    let target = |index: usize| if counted[index] { ids[index] as i32 } else { -1 };
-    Some((ids[..last].to_vec(), (1..=last).map(target).collect()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_piece_ends_with_its_last_counted_token_and_targets_are_shifted() {
-        let (tokens, targets) =
-            piece(&[10, 11, 12, 13, 14], &[false, false, true, true, false]).unwrap();
-        assert_eq!(tokens, [10, 11, 12]);
-        assert_eq!(targets, [-1, 12, 13]);
-        assert_eq!(piece(&[10, 11], &[true, false]), None, "the first token is never predicted");
-        assert_eq!(piece(&[10, 11], &[false, false]), None);
-    }
 
     #[test]
     fn the_hash_sees_tokens_mask_and_language() {
         let document = |targets: Vec<i32>| Document {
             example_id: "a".into(),
             language: 0,
-            tokens: vec![1, 2],
-            targets,
+            tokens: [1, 2].into(),
+            targets: targets.into(),
+            cut: false,
         };
         let hash_of = |targets, language: &str| {
             Dataset::of(vec![(0, language.to_owned(), document(targets))]).hash

@@ -2,17 +2,23 @@
 //!
 //! What the assistant said is found by rendering prefixes: the text of `messages[..=i]` less the text
 //! of `messages[..i]` with the generation prompt. So training predicts exactly what generation will be
-//! asked for, with any template. The last token counted of a turn must be one that ends a
-//! generation; a mask without it trains a model that never stops, so that is an error.
+//! asked for, with any template. Where a template rewrites earlier turns once later ones are there (Qwen3
+//! drops their reasoning), each answer becomes a document of its own, after the prompt it would be asked with.
+//! The last token counted of a turn must be one that ends a generation; a mask without it trains a model
+//! that never stops, so that is an error.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use anyhow::{Context as _, Result};
 use artifact::{Message, bail_user, error::user};
+use minijinja::Value;
 
-use crate::{template::ChatTemplate, tokenizer::Tokenizer};
+use crate::{
+    template::{ChatTemplate, turn},
+    tokenizer::Tokenizer,
+};
 
-/// Tokens of one example.
+/// Tokens of one document.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tokens {
     /// Token ids.
@@ -35,6 +41,23 @@ pub struct Encoder {
     pub template: ChatTemplate,
 }
 
+/// A conversation on its way through the template: special tokens in contents are escaped.
+struct Conversation<'a> {
+    encoder: &'a Encoder,
+    messages: &'a [Message],
+    turns: Vec<Value>,
+}
+
+/// An answer in the text that ends with it.
+struct Answer {
+    /// Which message it is.
+    index: usize,
+    /// Where it stands in `text`, in bytes, with its end of turn.
+    span: Range<usize>,
+    /// The conversation up to it.
+    text: String,
+}
+
 impl Encoder {
     /// Loads both from a model folder.
     pub fn load(folder: &Path) -> Result<Self> {
@@ -43,19 +66,23 @@ impl Encoder {
         Ok(Self { tokenizer, template })
     }
 
-    /// A conversation with the assistant's tokens counted. Answers that are empty count nothing.
-    pub fn chat(&self, messages: &[Message]) -> Result<Tokens> {
-        let messages = self.escape(messages);
-        let text = self.render(&messages, false)?;
-        let mut spans = Vec::new();
-        for (index, message) in messages.iter().enumerate() {
-            if message.role == "assistant" && !message.content.trim().is_empty() {
-                spans.push((index, self.span(&messages, index, &text)?));
-            }
+    /// A conversation with the assistant's tokens counted: one document, or where the template rewrites
+    /// earlier turns one for each answer. Answers that are empty count nothing.
+    pub fn chat(&self, messages: &[Message]) -> Result<Vec<Tokens>> {
+        let conversation = self.conversation(messages);
+        let whole = conversation.render(messages.len(), false)?;
+        let answers = conversation.answers(&whole)?;
+        if answers.iter().all(|answer| whole.starts_with(&answer.text)) {
+            return Ok(vec![self.counting(&whole, &answers)?]);
         }
-        let encoded = self.tokenizer.encode(&text, false)?;
+        answers.iter().map(|one| self.counting(&one.text, std::slice::from_ref(one))).collect()
+    }
+
+    /// Tokens of `text`, those of the answers counted, each up to its end of turn.
+    fn counting(&self, text: &str, answers: &[Answer]) -> Result<Tokens> {
+        let encoded = self.tokenizer.encode(text, false)?;
         let mut counted = vec![false; encoded.ids.len()];
-        for (index, span) in spans {
+        for Answer { index, span, .. } in answers {
             let from = encoded.starts.partition_point(|&start| start < span.start);
             let to = encoded.starts.partition_point(|&start| start < span.end);
             let end = self.end_of_turn_in(&encoded.ids[from..to]).ok_or_else(|| {
@@ -69,7 +96,8 @@ impl Encoder {
         Ok(Tokens { ids: encoded.ids, counted })
     }
 
-    /// A text, all of it counted, with the end-of-text token after it.
+    /// A text, all of it counted, with the end-of-text token after it. What stands before it (BOS, say) is
+    /// what tokenizer.json's post-processor puts there, as transformers does.
     pub fn text(&self, text: &str) -> Result<Tokens> {
         let mut ids = self.tokenizer.encode(&self.tokenizer.escape(text), true)?.ids;
         if let Some(end) = self.tokenizer.named_id("eos_token")
@@ -83,11 +111,11 @@ impl Encoder {
 
     /// Messages as training shows them to a person: a conversation, or plain text where nobody
     /// answers, as language modelling takes it.
-    pub fn chat_or_text(&self, messages: &[Message]) -> Result<Tokens> {
+    pub fn chat_or_text(&self, messages: &[Message]) -> Result<Vec<Tokens>> {
         if messages.iter().any(|message| message.role == "assistant") {
             self.chat(messages)
         } else {
-            self.text(&plain_text(messages))
+            Ok(vec![self.text(&plain_text(messages))?])
         }
     }
 
@@ -98,7 +126,7 @@ impl Encoder {
             .iter()
             .rposition(|message| message.role != "assistant")
             .map_or(0, |last| last + 1);
-        let text = self.render(&self.escape(&messages[..asked]), true)?;
+        let text = self.conversation(messages).render(asked, true)?;
         let ids = self.tokenizer.encode(&text, false)?.ids;
         Ok((Tokenizer::unescape(&text), ids))
     }
@@ -106,9 +134,12 @@ impl Encoder {
     /// The token that ends the assistant's turns by the chat template.
     pub fn end_of_turn(&self) -> Result<u32> {
         let message = |role: &str| Message { role: role.to_owned(), content: "a".to_owned() };
-        let tokens = self.chat(&[message("user"), message("assistant")])?;
-        let last = tokens.counted.iter().rposition(|&counted| counted);
-        last.map(|last| tokens.ids[last]).context("the chat template renders no assistant turn")
+        let documents = self.chat(&[message("user"), message("assistant")])?;
+        let last = |tokens: &Tokens| {
+            let last = tokens.counted.iter().rposition(|&counted| counted)?;
+            Some(tokens.ids[last])
+        };
+        documents.last().and_then(last).context("the chat template renders no assistant turn")
     }
 
     /// All ids that end a generation, sorted.
@@ -120,34 +151,10 @@ impl Encoder {
         Ok(ids)
     }
 
-    fn escape(&self, messages: &[Message]) -> Vec<Message> {
-        let escaped = |message: &Message| Message {
-            role: message.role.clone(),
-            content: self.tokenizer.escape(&message.content).into_owned(),
-        };
-        messages.iter().map(escaped).collect()
-    }
-
-    /// Where message `index` stands in the rendered `text`, in bytes.
-    fn span(
-        &self,
-        messages: &[Message],
-        index: usize,
-        text: &str,
-    ) -> Result<std::ops::Range<usize>> {
-        let before = self.render(&messages[..index], true)?;
-        let after = if index + 1 == messages.len() {
-            text.to_owned()
-        } else {
-            self.render(&messages[..=index], false)?
-        };
-        if !after.starts_with(&before) || !text.starts_with(&after) {
-            bail_user!(
-                "message {index} (assistant): the chat template renders the messages before it differently once it is \
-                 there, so what it said cannot be told from the prompt; split the conversation into one example per answer"
-            );
-        }
-        Ok(before.len()..after.len())
+    fn conversation<'a>(&'a self, messages: &'a [Message]) -> Conversation<'a> {
+        let escaped =
+            |message: &Message| turn(&message.role, &self.tokenizer.escape(&message.content));
+        Conversation { encoder: self, messages, turns: messages.iter().map(escaped).collect() }
     }
 
     /// How many of a turn's tokens count: up to its last special token, with only space after that.
@@ -155,19 +162,50 @@ impl Encoder {
         let ends =
             |id: &u32| self.tokenizer.is_special(*id) || self.tokenizer.stop_ids().contains(id);
         let last = ids.iter().rposition(ends)?;
+        if last + 1 == ids.len() {
+            return Some(ids.len());
+        }
         let rest = self.tokenizer.decode_all(&ids[last + 1..]).ok()?;
         rest.trim().is_empty().then_some(last + 1)
     }
+}
 
-    /// Renders, and on failure says which message the template does not take.
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.template.render(messages, add_generation_prompt).map_err(|error| {
-            let fails = |&count: &usize| {
-                self.template.render(&messages[..count], add_generation_prompt).is_err()
-            };
-            let first =
-                (1..=messages.len()).find(fails).unwrap_or(messages.len()).saturating_sub(1);
-            let role = messages.get(first).map_or("none", |message| message.role.as_str());
+impl Conversation<'_> {
+    /// Every answer that says something; `whole` is the text of the whole conversation.
+    fn answers(&self, whole: &str) -> Result<Vec<Answer>> {
+        let says = |(index, message): (usize, &Message)| {
+            (message.role == "assistant" && !message.content.trim().is_empty()).then_some(index)
+        };
+        let spoken = self.messages.iter().enumerate().filter_map(says);
+        spoken.map(|index| self.answer(index, whole)).collect()
+    }
+
+    /// Message `index` in the text that ends with it.
+    fn answer(&self, index: usize, whole: &str) -> Result<Answer> {
+        let before = self.render(index, true)?;
+        let text = if index + 1 == self.messages.len() {
+            whole.to_owned()
+        } else {
+            self.render(index + 1, false)?
+        };
+        if !text.starts_with(&before) {
+            bail_user!(
+                "message {index} (assistant): the chat template renders the messages before it differently once it is \
+                 there, so what it said cannot be told from the prompt; mend the template, so that a conversation \
+                 begins with what the same template gives as the prompt (add_generation_prompt)"
+            );
+        }
+        Ok(Answer { index, span: before.len()..text.len(), text })
+    }
+
+    /// Renders the first `count` messages, and on failure says which one the template does not take.
+    fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
+        let render =
+            |count| self.encoder.template.render_turns(&self.turns[..count], add_generation_prompt);
+        render(count).map_err(|error| {
+            let first = (1..=count).find(|&count| render(count).is_err()).unwrap_or(count);
+            let first = first.saturating_sub(1);
+            let role = self.messages.get(first).map_or("none", |message| message.role.as_str());
             user(format!("message {first} ({role}): the chat template fails: {error:#}"))
         })
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{config::Objective, encoder::Encoder, tokenizer::read_json};
 
 /// Files of a tokenizer, as transformers knows them.
-const TOKENIZER_FILES: [&str; 8] = [
+pub(crate) const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -21,10 +21,11 @@ use artifact::{
     text::{count, duration},
 };
 use rayon::prelude::*;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::GenerateConfig,
+    config::Device,
     disk::explain_full_disk,
     encoder::Encoder,
     model::{KvCache, Model, ModelConfig},
@@ -33,6 +34,71 @@ use crate::{
 
 /// Answers written at once.
 const CHUNK: usize = 1024;
+
+/// The `[generate]` section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GenerateConfig {
+    /// Most tokens of an answer. Default 256.
+    pub max_new_tokens: usize,
+    /// 0 (default) takes the most likely token; above 0 samples.
+    pub temperature: f64,
+    /// Sample from the fewest tokens that hold this much probability. Default 1: from all.
+    pub top_p: f64,
+    /// Seed of the sampling. Default 0.
+    pub seed: u64,
+    /// Texts that end an answer; they are cut off.
+    pub stop: Vec<String>,
+    /// The tasks whose prompts are answered. Default: all that there are.
+    pub tasks: Vec<String>,
+    /// Prompts run side by side. Does not change the answers. Default 16.
+    #[serde(skip_serializing)]
+    pub batch_size: usize,
+    /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
+    #[serde(skip_serializing)]
+    pub device: Device,
+}
+
+impl Default for GenerateConfig {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 256,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+            tasks: Vec::new(),
+            batch_size: 16,
+            device: Device::Auto,
+        }
+    }
+}
+
+impl GenerateConfig {
+    /// Checks the values; a fault is a `UserError` that names the key.
+    pub fn check(&self) -> Result<()> {
+        self.device.check()?;
+        if self.max_new_tokens == 0 {
+            bail_user!("generate.max_new_tokens is 0; it must be at least 1");
+        }
+        if self.batch_size == 0 {
+            bail_user!("generate.batch_size is 0; it must be at least 1");
+        }
+        if !self.temperature.is_finite() || self.temperature < 0.0 {
+            bail_user!(
+                "generate.temperature is {}; it must be a number from 0 up",
+                self.temperature
+            );
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            bail_user!("generate.top_p is {}; it must be above 0 and at most 1", self.top_p);
+        }
+        if self.stop.iter().any(String::is_empty) {
+            bail_user!("generate.stop holds an empty text, which would end every answer at once");
+        }
+        Ok(())
+    }
+}
 
 /// What a generation came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

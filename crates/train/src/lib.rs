@@ -1,17 +1,20 @@
 //! The training stage: mixtures and a base model in, trained models, their metrics and their answers out.
 //!
 //! [`run`] goes from a mixture to a model: [`encoder`] turns rows into tokens and says which count,
-//! [`data`] and [`batches`] lay them out, [`trainer`] runs the steps on the engine, and
-//! [`checkpoint`] lets an interrupted run go on with the same bits. [`generate`] answers prompts
+//! [`data`] and [`batches`] lay them out, [`setup`] checks all of it before a step is taken, [`trainer`] runs
+//! the steps on the engine, and [`checkpoint`] lets an interrupted run go on with the same bits. [`shared`]
+//! is what the runs of a sweep have in common. [`generate`] answers prompts
 //! with a trained model, and [`train_tokenizer`] makes a tokenizer. The engine is [`model`], [`ops`] and [`optimizer`].
 
 pub mod batches;
 pub mod bpe;
 pub mod checkpoint;
 pub mod config;
+pub mod course;
 pub mod data;
 mod disk;
 pub mod encoder;
+pub mod encodings;
 pub mod export;
 pub mod generate;
 pub mod metrics;
@@ -20,11 +23,15 @@ pub mod ops;
 pub mod optimizer;
 pub mod sampling;
 pub mod schedule;
+pub mod setup;
+pub mod shared;
 pub mod template;
+pub mod tensorboard;
 pub mod tokenizer;
 pub mod trainer;
 
-pub use bpe::train_tokenizer;
-pub use config::{BaseModel, GenerateConfig, InitConfig, TokenizerConfig, TrainConfig, TrainData};
-pub use generate::{RunLabels, generate};
-pub use trainer::run;
+pub use bpe::{TokenizerConfig, train_tokenizer};
+pub use config::{BaseModel, InitConfig, TrainConfig, TrainData};
+pub use generate::{GenerateConfig, RunLabels, generate};
+pub use shared::Shared;
+pub use trainer::{plan, run};

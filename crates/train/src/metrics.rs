@@ -42,7 +42,7 @@ impl LossSum {
             let document = &data.documents[index];
             let (own, after) = rest.split_at(document.tokens.len().min(rest.len()));
             rest = after;
-            for (&loss, &target) in own.iter().zip(&document.targets) {
+            for (&loss, &target) in own.iter().zip(&*document.targets) {
                 if target >= 0 {
                     self.total.add(loss);
                     self.by_language[document.language].add(loss);
@@ -67,7 +67,7 @@ impl LossSum {
 }
 
 /// One row of `metrics.parquet`; the columns' meanings stand in the schema.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// Optimiser steps done.
     pub step: u64,
@@ -85,6 +85,10 @@ pub struct Row {
     pub seconds: f64,
     /// Throughput of the step.
     pub tokens_per_second: Option<f64>,
+    /// Documents of the step.
+    pub documents: Option<u64>,
+    /// How many of them are of rows that the sequence length cut.
+    pub truncated: Option<u64>,
     /// Loss by language, sorted.
     pub by_language: Vec<(String, f64)>,
 }
@@ -100,6 +104,10 @@ pub fn write(rows: &[Row], path: &Path) -> Result<()> {
         Int64Chunked::from_iter_values(name.into(), rows.iter().map(|row| value(row) as i64))
             .into_column()
     };
+    let maybe = |name: &str, value: &dyn Fn(&Row) -> Option<u64>| {
+        let values = rows.iter().map(|row| value(row).map(|value| value as i64));
+        Int64Chunked::from_iter_options(name.into(), values).into_column()
+    };
     let splits = rows.iter().map(|row| if row.validation { "validation" } else { "train" });
     let mut columns = vec![
         integer("step", &|row| row.step),
@@ -112,6 +120,8 @@ pub fn write(rows: &[Row], path: &Path) -> Result<()> {
         number("tokens_per_second", &|row| row.tokens_per_second),
         // No peak is known for a CPU.
         number("mfu", &|_| None),
+        maybe("documents", &|row| row.documents),
+        maybe("truncated", &|row| row.truncated),
     ];
     let languages: BTreeSet<&String> =
         rows.iter().flat_map(|row| row.by_language.iter().map(|(name, _)| name)).collect();
@@ -133,9 +143,10 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         .iter()
         .filter_map(|name| name.strip_prefix(LANGUAGE_PREFIX).map(str::to_owned))
         .collect();
-    let integer = |name: &str, row: usize| -> Result<u64> {
-        Ok(frame.column(name)?.i64()?.get(row).unwrap_or(0) as u64)
+    let maybe = |name: &str, row: usize| -> Result<Option<u64>> {
+        Ok(frame.column(name)?.i64()?.get(row).map(|value| value as u64))
     };
+    let integer = |name: &str, row: usize| maybe(name, row).map(Option::unwrap_or_default);
     let number =
         |name: &str, row: usize| -> Result<Option<f64>> { Ok(frame.column(name)?.f64()?.get(row)) };
     let mut rows = Vec::with_capacity(frame.height());
@@ -155,28 +166,12 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
             tokens: integer("tokens", index)?,
             seconds: number("seconds", index)?.unwrap_or(0.0),
             tokens_per_second: number("tokens_per_second", index)?,
+            documents: maybe("documents", index)?,
+            truncated: maybe("truncated", index)?,
             by_language,
         });
     }
     Ok(rows)
-}
-
-/// The validation with the lowest loss after the first step, as (step, loss); the earliest on a tie.
-///
-/// Only the languages that are trained decide, each counting once. A language that the mixture
-/// lacks is watched and never chosen by: else a run on English alone would be picked by how it does
-/// in the languages it is meant to know nothing of.
-pub fn best(rows: &[Row], trained: &[String]) -> Option<(u64, f64)> {
-    let validations = rows.iter().filter(|row| row.validation && row.step > 0);
-    validations
-        .map(|row| (row.step, deciding_loss(row, trained)))
-        .min_by(|a, b| a.1.total_cmp(&b.1))
-}
-
-fn deciding_loss(row: &Row, trained: &[String]) -> f64 {
-    let known = row.by_language.iter().filter(|(language, _)| trained.contains(language));
-    let losses: Vec<f64> = known.map(|(_, loss)| *loss).collect();
-    if losses.is_empty() { row.loss } else { losses.iter().sum::<f64>() / losses.len() as f64 }
 }
 
 #[cfg(test)]
@@ -194,6 +189,8 @@ mod tests {
             tokens: step * 10,
             seconds: 0.5,
             tokens_per_second: Some(20.0),
+            documents: (!validation).then_some(3),
+            truncated: None,
             by_language: by_language
                 .iter()
                 .map(|(name, loss)| ((*name).to_owned(), *loss))
@@ -215,35 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn the_best_is_the_first_lowest_validation_of_a_trained_model() {
-        let rows = [
-            row(0, true, 0.5, &[]),
-            row(1, false, 0.1, &[]),
-            row(2, true, 0.9, &[]),
-            row(4, true, 0.7, &[]),
-            row(6, true, 0.7, &[]),
-        ];
-        assert_eq!(best(&rows, &[]), Some((4, 0.7)));
-        assert_eq!(best(&rows[..2], &[]), None);
-    }
-
-    #[test]
-    fn languages_that_are_not_trained_do_not_choose() {
-        let rows = [
-            row(2, true, 1.0, &[("en", 0.9), ("es", 1.1)]),
-            row(4, true, 2.0, &[("en", 0.2), ("es", 3.8)]),
-        ];
-        assert_eq!(best(&rows, &["en".to_owned()]), Some((4, 0.2)));
-        assert_eq!(best(&rows, &["en".to_owned(), "es".to_owned()]), Some((2, 1.0)));
-    }
-
-    #[test]
     fn losses_are_means_over_counted_tokens_by_language() {
         let document = |language, targets: &[i32]| Document {
             example_id: format!("doc-{language}"),
             language,
-            tokens: vec![7; targets.len()],
-            targets: targets.to_vec(),
+            tokens: vec![7; targets.len()].into(),
+            targets: targets.into(),
+            cut: false,
         };
         let data = Dataset {
             documents: vec![document(0, &[-1, 5]), document(1, &[5, 5, -1])],

@@ -105,11 +105,19 @@ impl ChatTemplate {
 
     /// Renders messages; with `add_generation_prompt`, up to where the assistant speaks next.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let messages: Vec<Value> =
+            messages.iter().map(|message| turn(&message.role, &message.content)).collect();
+        self.render_turns(&messages, add_generation_prompt)
+    }
+
+    /// The same for what [`turn`] made, which can be rendered in several lengths without being copied.
+    pub(crate) fn render_turns(
+        &self,
+        messages: &[Value],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let template = self.environment.get_template("chat").map_err(|error| anyhow!("{error}"))?;
-        let fields = |message: &Message| {
-            Value::from_pairs([("role", &*message.role), ("content", &*message.content)])
-        };
-        let messages: Value = messages.iter().map(fields).collect();
+        let messages: Value = messages.iter().cloned().collect();
         template.render(context! { messages, add_generation_prompt }).map_err(|error| {
             let detail = error.detail().unwrap_or_default();
             let line =
@@ -121,6 +129,11 @@ impl ChatTemplate {
             }
         })
     }
+}
+
+/// A message as templates see it.
+pub(crate) fn turn(role: &str, content: &str) -> Value {
+    Value::from_pairs([("role", role), ("content", content)])
 }
 
 /// `chat_template` is a text, or a list of `{name, template}` of which "default" is taken.

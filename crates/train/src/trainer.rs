@@ -8,26 +8,26 @@ use std::{fmt, fs, path::Path, time::Instant};
 
 use anyhow::Result;
 use artifact::{
-    Bar, Context, bail_user,
+    Bar, Context,
     error::user,
-    hash::{files_below, hash_file},
     text::{count, duration},
 };
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 use crate::{
-    batches::{Plan, micro_batches},
-    checkpoint::{Checkpoints, Identity},
-    config::{BaseModel, Length, Recipe, TrainConfig, TrainData},
-    data::{Dataset, Encoding, Split},
+    batches::micro_batches,
+    checkpoint::{Checkpoints, Snapshot},
+    config::{BaseModel, Recipe, TrainConfig, TrainData},
+    course::{Course, Explosion},
+    data::Counts,
     disk::explain_full_disk,
-    encoder::Encoder,
     export,
     metrics::{self, LossSum, Row},
-    model::{Gradients, Model, ModelConfig},
+    model::{Gradients, Model},
     optimizer::AdamW,
-    schedule::LearningRate,
+    setup::{Outline, Setup},
+    shared::Shared,
+    tensorboard::Events,
 };
 
 /// What a training came to.
@@ -35,14 +35,20 @@ use crate::{
 pub struct Summary {
     /// Optimiser steps.
     pub steps: u64,
+    /// Whether patience ended the run before its last step.
+    pub stopped_early: bool,
     /// Documents trained on in one epoch.
     pub documents: u64,
+    /// What became of the rows they are from.
+    pub rows: Counts,
     /// Tokens run through training, over all epochs.
     pub tokens: u64,
     /// Parameters of the model.
     pub parameters: u64,
     /// Training loss of the last step.
     pub loss: Option<f64>,
+    /// The same by language.
+    pub loss_by_language: Vec<(String, f64)>,
     /// The step whose weights were kept; the last one without validation data.
     pub kept_step: u64,
     /// Validation loss of those weights.
@@ -72,6 +78,13 @@ impl fmt::Display for Summary {
                 write!(f, ", {language} {loss:.4}")?;
             }
         }
+        if self.stopped_early {
+            write!(f, "; stopped early, the validation loss fell no further")?;
+        }
+        let losses = self.rows.losses();
+        if !losses.is_empty() {
+            write!(f, "; {losses}")?;
+        }
         Ok(())
     }
 }
@@ -79,99 +92,47 @@ impl fmt::Display for Summary {
 /// Trains. `out` is an existing folder; a checkpoint of the same run in `out/checkpoint` is resumed.
 ///
 /// After Ctrl-C a checkpoint is written and `Interrupted` returned. Faults of the settings or the data,
-/// a loss that is not a number among them, are `UserError`s.
+/// a run that diverges among them, are `UserError`s.
 pub fn run(
     config: &TrainConfig,
     base: &BaseModel,
     data: &TrainData,
+    shared: &Shared,
     out: &Path,
     ctx: &Context,
 ) -> Result<Summary> {
-    let recipe = config.resolve()?;
-    let encoder = Encoder::load(base.tokenizer())?;
-    let model_config = config_of(base, &encoder)?;
-    encoder.tokenizer.check_fits(model_config.vocab_size)?;
-    let sequence_length = sequence_length(&recipe, model_config.max_position_embeddings)?;
-    let encoding = Encoding { encoder: &encoder, objective: recipe.objective, sequence_length };
-    let train = Dataset::load(&data.train, Split::Train, &encoding, ctx)?;
-    let held_out = Split::Validation(&train.tasks);
-    let validation = match &data.validation {
-        Some(path) => Dataset::load(path, held_out, &encoding, ctx)?,
-        None => Dataset::load_any(&data.train, held_out, &encoding, ctx)?,
-    };
-    let validation = (!validation.documents.is_empty()).then_some(validation);
-    let identity = Identity {
-        recipe: json!(recipe),
-        base: identity_of(base, &model_config)?,
-        train: train.hash.clone(),
-        validation: validation.as_ref().map(|data| data.hash.clone()),
-    };
-    let plan = Plan::new(train.lengths(), sequence_length, &recipe);
-    let checkpoints = Checkpoints::of(out);
-    let setup = Setup { recipe, identity, plan, train, validation, checkpoints };
-    let mut trainer = Trainer::start(setup, ctx, || match base {
-        BaseModel::Weights(folder) => Model::load(folder),
-        BaseModel::Random { seed, .. } => Ok(Model::random(model_config, *seed)),
+    let setup = Setup::new(config, base, data, shared, ctx)?;
+    let shape = setup.model.clone();
+    let mut trainer = Trainer::start(setup, out, ctx, || match base {
+        BaseModel::Weights(folder) => shared.model(folder),
+        BaseModel::Random { seed, .. } => Ok(Model::random(shape, *seed)),
     })?;
     trainer.train()?;
-    trainer.finish(&encoder, out)
+    trainer.finish()
 }
 
-fn config_of(base: &BaseModel, encoder: &Encoder) -> Result<ModelConfig> {
-    match base {
-        BaseModel::Weights(folder) => ModelConfig::load(folder),
-        BaseModel::Random { init, .. } => init.model_config(&encoder.tokenizer),
-    }
-}
-
-/// The recipe's sequence length, within the model's context.
-fn sequence_length(recipe: &Recipe, context: usize) -> Result<usize> {
-    if recipe.sequence_length_is_explicit && recipe.sequence_length > context {
-        bail_user!(
-            "train.sequence_length is {}, but the model's context is {context} (max_position_embeddings)",
-            recipe.sequence_length
-        );
-    }
-    Ok(recipe.sequence_length.min(context))
-}
-
-/// The base model in a checkpoint's identity: its config, and a hash or the seed of its weights.
-fn identity_of(base: &BaseModel, config: &ModelConfig) -> Result<Value> {
-    let mut identity = Map::new();
-    identity.insert("config".to_owned(), config.to_json());
-    match base {
-        BaseModel::Random { seed, .. } => {
-            identity.insert("seed".to_owned(), json!(seed));
-        }
-        BaseModel::Weights(folder) => {
-            for file in files_below(folder)? {
-                if file.extension().is_some_and(|extension| extension == "safetensors") {
-                    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    identity.insert(name, json!(hash_file(&file)?));
-                }
-            }
-        }
-    }
-    Ok(Value::Object(identity))
-}
-
-/// What stays the same throughout a run, but for the plan's memory of the epoch it is in.
-struct Setup {
-    recipe: Recipe,
-    identity: Identity,
-    plan: Plan,
-    train: Dataset,
-    validation: Option<Dataset>,
-    checkpoints: Checkpoints,
+/// What [`run`] would do: reads, encodes and packs everything, checks all that can be checked before a step,
+/// and tells what the steps would be made of.
+pub fn plan(
+    config: &TrainConfig,
+    base: &BaseModel,
+    data: &TrainData,
+    shared: &Shared,
+    ctx: &Context,
+) -> Result<Outline> {
+    Ok(Setup::new(config, base, data, shared, ctx)?.outline())
 }
 
 struct Trainer<'a> {
     setup: Setup,
+    checkpoints: Checkpoints,
     model: Model,
     optimizer: AdamW,
     gradients: Gradients,
-    rates: LearningRate,
     rows: Vec<Row>,
+    /// What those rows say.
+    course: Course,
+    events: Events,
     /// Optimiser steps done.
     step: u64,
     /// Tokens of those steps.
@@ -179,13 +140,20 @@ struct Trainer<'a> {
     started: Instant,
     /// Seconds of earlier sessions of this run.
     seconds_before: f64,
+    out: &'a Path,
     ctx: &'a Context,
 }
 
 impl<'a> Trainer<'a> {
     /// From the last checkpoint where there is one, else from `base` weights.
-    fn start(setup: Setup, ctx: &'a Context, base: impl FnOnce() -> Result<Model>) -> Result<Self> {
-        let Setup { recipe, plan, checkpoints, .. } = &setup;
+    fn start(
+        setup: Setup,
+        out: &'a Path,
+        ctx: &'a Context,
+        base: impl FnOnce() -> Result<Model>,
+    ) -> Result<Self> {
+        let recipe = &setup.recipe;
+        let checkpoints = Checkpoints::of(out);
         let (step, rows, model, optimizer) = match checkpoints.last(&setup.identity)? {
             Some(mut checkpoint) => {
                 let folder = checkpoints.root().display();
@@ -201,36 +169,30 @@ impl<'a> Trainer<'a> {
                 (0, Vec::new(), model, optimizer)
             }
         };
-        let total = match recipe.length {
-            Length::Steps(steps) => steps,
-            Length::Epochs(epochs) => (epochs * plan.steps_per_epoch() as f64).ceil() as u64,
-        };
-        let rates = LearningRate {
-            peak: recipe.learning_rate,
-            schedule: recipe.schedule,
-            warmup: recipe.warmup.steps(total),
-            total,
-            min_ratio: recipe.min_lr_ratio,
-        };
+        let mut course = Course::new(recipe, &setup.train.languages);
+        rows.iter().for_each(|row| course.add(row));
         let last = rows.last();
         Ok(Self {
             gradients: Gradients::zeros(&model),
             tokens: last.map_or(0, |row| row.tokens),
             seconds_before: last.map_or(0.0, |row| row.seconds),
             started: Instant::now(),
+            events: Events::create(out, &rows)?,
             setup,
+            checkpoints,
             model,
             optimizer,
-            rates,
+            course,
             rows,
             step,
+            out,
             ctx,
         })
     }
 
     /// Runs the steps that are left.
     fn train(&mut self) -> Result<()> {
-        let bar = self.ctx.bar("train", "steps", Some(self.rates.total));
+        let bar = self.ctx.bar("train", "steps", Some(self.setup.rates.total));
         bar.set(self.step);
         let result = self.steps(&bar);
         bar.finish();
@@ -241,7 +203,7 @@ impl<'a> Trainer<'a> {
         if self.rows.is_empty() {
             self.validate()?;
         }
-        while self.step < self.rates.total {
+        while !self.is_at_end() {
             if let Err(interrupted) = self.ctx.check() {
                 self.checkpoint()?;
                 return Err(interrupted);
@@ -249,17 +211,46 @@ impl<'a> Trainer<'a> {
             let row = self.optimise()?;
             let speed = row.tokens_per_second.unwrap_or(0.0);
             bar.note(&format!("loss {:.3}  {} tokens/s", row.loss, count(speed as u64)));
-            self.rows.push(row);
+            self.record(row)?;
             bar.set(self.step);
-            let at_end = self.step == self.rates.total;
-            if at_end || is_due(self.step, self.setup.recipe.validate_every) {
+            self.check_course()?;
+            let Recipe { validate_every, save_every, kept, .. } = self.setup.recipe;
+            if self.is_last_step() || is_due(self.step, validate_every) {
                 self.validate()?;
             }
-            if !at_end && is_due(self.step, self.setup.recipe.checkpoint_every) {
+            let is_needed = !self.is_at_end() || kept.is_some();
+            if is_needed && is_due(self.step, save_every) && !self.course.is_in_doubt() {
                 self.checkpoint()?;
             }
         }
         Ok(())
+    }
+
+    fn is_last_step(&self) -> bool {
+        self.step == self.setup.rates.total
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.step >= self.setup.rates.total || self.course.has_stalled()
+    }
+
+    /// Takes a row into the metrics.
+    fn record(&mut self, row: Row) -> Result<()> {
+        self.course.add(&row);
+        self.events.add(&row)?;
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Stops a run whose loss has exploded.
+    fn check_course(&self) -> Result<()> {
+        let Some(Explosion { now, lowest }) = self.course.explosion() else { return Ok(()) };
+        let what = format!(
+            "the mean loss of the last ten steps is {now:.3}, after it had been down to {lowest:.3} \
+             (max_loss_rise = {})",
+            self.setup.recipe.max_loss_rise
+        );
+        Err(self.diverged(self.step, &what, &[]))
     }
 
     /// One optimiser step.
@@ -267,6 +258,9 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let parts = self.setup.plan.step(self.step);
         let batches: Vec<_> = parts.iter().map(|part| self.setup.train.batch(part)).collect();
+        let all = parts.iter().flatten();
+        let documents = || all.clone().map(|&index| &self.setup.train.documents[index]);
+        let truncated = documents().filter(|one| one.cut).count() as u64;
         let targets = || batches.iter().flat_map(|batch| &batch.targets);
         let counted = targets().filter(|&&target| target >= 0).count();
         self.gradients.clear();
@@ -282,13 +276,11 @@ impl<'a> Trainer<'a> {
             return Err(self.diverged(self.step + 1, &what, &sum.not_finite));
         }
         if !grad_norm.is_finite() {
-            let documents =
-                parts.concat().into_iter().map(|index| &self.setup.train.documents[index]);
-            let examples: Vec<_> = documents.map(|document| document.example_id.clone()).collect();
+            let examples: Vec<_> = documents().map(|one| one.example_id.clone()).collect();
             let what = format!("the gradient's norm is {grad_norm}");
             return Err(self.diverged(self.step + 1, &what, &examples));
         }
-        let learning_rate = self.rates.at(self.step);
+        let learning_rate = self.setup.rates.at(self.step);
         if self.setup.recipe.clip > 0.0 {
             // As torch.nn.utils.clip_grad_norm_ does.
             let factor = self.setup.recipe.clip / (grad_norm + 1e-6);
@@ -309,6 +301,8 @@ impl<'a> Trainer<'a> {
             tokens: self.tokens,
             seconds: self.seconds(),
             tokens_per_second: Some(tokens as f64 / started.elapsed().as_secs_f64().max(1e-9)),
+            documents: Some(parts.iter().map(Vec::len).sum::<usize>() as u64),
+            truncated: Some(truncated),
             by_language: sum.by_language(&self.setup.train),
         })
     }
@@ -321,14 +315,14 @@ impl<'a> Trainer<'a> {
             (_, 0) => format!(", on examples {}", shown.join(", ")),
             (_, more) => format!(", on examples {} and {more} more", shown.join(", ")),
         };
-        let kept = match self.setup.checkpoints.last_folder() {
+        let kept = match self.checkpoints.last_folder() {
             Ok(Some(folder)) => format!("the last good checkpoint is kept in {}", folder.display()),
             _ => "no checkpoint had been written yet".to_owned(),
         };
         user(format!(
             "training diverged at step {step}: {what}, at learning rate {:e}{examples}; {kept}; \
              lower learning_rate or clip, lengthen the warm-up, or look at the examples and the base weights",
-            self.rates.at(step.saturating_sub(1)),
+            self.setup.rates.at(step.saturating_sub(1)),
         ))
     }
 
@@ -350,41 +344,48 @@ impl<'a> Trainer<'a> {
             let what = format!("the validation loss is {}", sum.mean());
             return Err(self.diverged(self.step, &what, &sum.not_finite));
         }
-        self.rows.push(Row {
+        let row = Row {
             step: self.step,
             validation: true,
             loss: sum.mean(),
-            learning_rate: None,
-            grad_norm: None,
             tokens: self.tokens,
             seconds: self.seconds(),
-            tokens_per_second: None,
+            documents: Some(data.documents.len() as u64),
+            truncated: Some(data.documents.iter().filter(|one| one.cut).count() as u64),
             by_language: sum.by_language(data),
-        });
-        if self.best() == Some(self.step) && self.step < self.rates.total {
-            let Setup { recipe, checkpoints, .. } = &self.setup;
-            checkpoints.save_best(self.step, &self.model, recipe.dtype.into())?;
+            ..Row::default()
+        };
+        self.record(row)?;
+        if self.best() == Some(self.step) && !self.is_last_step() {
+            let dtype = self.setup.recipe.dtype.into();
+            self.checkpoints.save_best(self.step, &self.model, dtype)?;
         }
         Ok(())
     }
 
     /// The step whose weights are to be kept, where validation decides that.
     fn best(&self) -> Option<u64> {
-        let best = metrics::best(&self.rows, &self.setup.train.languages).map(|(step, _)| step);
-        best.filter(|_| self.setup.recipe.keep_best)
+        self.course.best().map(|(step, _)| step).filter(|_| self.setup.recipe.keep_best)
     }
 
     fn checkpoint(&self) -> Result<()> {
-        let Setup { identity, checkpoints, .. } = &self.setup;
-        checkpoints.save(identity, &self.model, &self.optimizer, &self.rows, self.best())
+        let Setup { identity, recipe, encoder, .. } = &self.setup;
+        let now = Snapshot {
+            identity,
+            model: &self.model,
+            optimizer: &self.optimizer,
+            rows: &self.rows,
+            tokenizer: recipe.kept.map(|_| (&encoder.encoder, recipe.objective)),
+        };
+        self.checkpoints.save(&now, recipe.kept.map_or(1, |kept| kept.last), self.best())
     }
 
     fn seconds(&self) -> f64 {
         self.seconds_before + self.started.elapsed().as_secs_f64()
     }
 
-    /// Writes the results, then takes the checkpoints away.
-    fn finish(&self, encoder: &Encoder, out: &Path) -> Result<Summary> {
+    /// Writes the results, then takes away the checkpoints that are not kept.
+    fn finish(&self) -> Result<Summary> {
         let kept_step = self.best().unwrap_or(self.step);
         let is_whole = |values: &[f32]| values.iter().all(|value| value.is_finite());
         if let Some((name, _)) =
@@ -392,16 +393,20 @@ impl<'a> Trainer<'a> {
         {
             return Err(self.diverged(self.step, &format!("{name} is no longer finite"), &[]));
         }
-        self.write(kept_step, encoder, out).map_err(|error| explain_full_disk(error, out))?;
-        self.setup.checkpoints.clear()?;
+        self.write(kept_step).map_err(|error| explain_full_disk(error, self.out))?;
+        let Setup { recipe, train, rates, .. } = &self.setup;
+        self.checkpoints.finish(recipe.kept.map_or(0, |kept| kept.last))?;
         let train_row = self.rows.iter().rfind(|row| !row.validation);
         let kept = self.rows.iter().rfind(|row| row.validation && row.step == kept_step);
         Ok(Summary {
             steps: self.step,
-            documents: self.setup.train.documents.len() as u64,
+            stopped_early: self.step < rates.total,
+            documents: train.documents.len() as u64,
+            rows: train.counts,
             tokens: self.tokens,
             parameters: self.model.parameter_count() as u64,
             loss: train_row.map(|row| row.loss),
+            loss_by_language: train_row.map(|row| row.by_language.clone()).unwrap_or_default(),
             kept_step,
             validation_loss: kept.map(|row| row.loss),
             validation_loss_by_language: kept
@@ -412,9 +417,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// `model/` with the weights of `kept_step`, and `metrics.parquet`.
-    fn write(&self, kept_step: u64, encoder: &Encoder, out: &Path) -> Result<()> {
-        let Setup { recipe, checkpoints, .. } = &self.setup;
-        let folder = out.join("model");
+    fn write(&self, kept_step: u64) -> Result<()> {
+        let Setup { recipe, encoder, .. } = &self.setup;
+        let folder = self.out.join("model");
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
@@ -422,10 +427,10 @@ impl<'a> Trainer<'a> {
         if kept_step == self.step {
             self.model.save(&folder, recipe.dtype.into())?;
         } else {
-            export::copy_files(&checkpoints.best(kept_step), &folder)?;
+            export::copy_files(&self.checkpoints.best(kept_step), &folder)?;
         }
-        export::complete(&folder, encoder, recipe.objective)?;
-        metrics::write(&self.rows, &out.join("metrics.parquet"))
+        export::complete(&folder, &encoder.encoder, recipe.objective)?;
+        metrics::write(&self.rows, &self.out.join("metrics.parquet"))
     }
 }
 

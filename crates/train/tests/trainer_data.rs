@@ -5,8 +5,9 @@ mod trainer_common;
 use artifact::{Context, Example, error::is_user};
 use train::{
     config::Objective,
-    data::{Dataset, Encoding, Split},
+    data::{Counts, Dataset, Split},
     encoder::Encoder,
+    encodings::Encoding,
 };
 use trainer_common::{example, fixture, message, sums, write_examples, write_mixture};
 
@@ -15,7 +16,7 @@ fn load(rows: &[Example], objective: Objective, sequence_length: usize) -> anyho
     let path = folder.path().join("mixture.parquet");
     write_mixture(&path, rows);
     let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
-    let encoding = Encoding { encoder: &encoder, objective, sequence_length };
+    let encoding = Encoding::new(&encoder, objective, sequence_length);
     Dataset::load(&path, Split::Train, &encoding, &Context::quiet())
 }
 
@@ -40,7 +41,7 @@ fn answers_are_targets_and_prompts_are_not() {
             encoder.tokenizer.decode_all(&targets).unwrap(),
             format!("{}<|im_end|>", row.messages[1].content)
         );
-        for (next, target) in document.tokens[1..].iter().zip(&document.targets) {
+        for (next, target) in document.tokens[1..].iter().zip(&*document.targets) {
             assert!(
                 *target < 0 || *target as u32 == *next,
                 "a target is the token after its input"
@@ -59,12 +60,22 @@ fn a_long_answer_is_cut_at_its_end_and_one_beyond_the_limit_is_left_out() {
         example("short", "en", "Hi", "42"),
     ];
     let data = load(&rows, Objective::Sft, 24).unwrap();
+    let counts = Counts {
+        rows: 5,
+        truncated: 1,
+        too_long: 1,
+        empty: 1,
+        without_answer: 1,
+        ..Counts::default()
+    };
+    assert_eq!(data.counts, counts);
     let kept: Vec<&str> =
         data.documents.iter().map(|document| document.example_id.as_str()).collect();
     assert_eq!(kept, ["long", "short"]);
     assert_eq!(data.documents[0].tokens.len(), 24);
     let whole = load(&rows[..1], Objective::Sft, 2000).unwrap();
-    assert_eq!(data.documents[0].targets, whole.documents[0].targets[..24]);
+    assert_eq!(data.documents[0].targets, whole.documents[0].targets[..24].into());
+    assert!(data.documents[0].cut && !data.documents[1].cut && !whole.documents[0].cut);
 }
 
 #[test]
@@ -77,7 +88,7 @@ fn long_text_goes_on_in_the_next_document_and_each_token_is_predicted_once() {
     let targets: Vec<u32> = data
         .documents
         .iter()
-        .flat_map(|document| &document.targets)
+        .flat_map(|document| &*document.targets)
         .map(|&target| target as u32)
         .collect();
     assert_eq!(targets, expected[1..]);
@@ -94,7 +105,7 @@ fn plain_examples_are_taken_by_split_and_a_mixture_must_not_hold_test_rows() {
     rows[2].split = "test".into();
     write_examples(&path, &rows);
     let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
-    let encoding = Encoding { encoder: &encoder, objective: Objective::Sft, sequence_length: 64 };
+    let encoding = Encoding::new(&encoder, Objective::Sft, 64);
     let ids = |split| {
         let data = Dataset::load(&path, split, &encoding, &Context::quiet()).unwrap();
         data.documents.into_iter().map(|document| document.example_id).collect::<Vec<_>>()
@@ -117,7 +128,7 @@ fn validation_is_on_the_tasks_that_are_trained() {
     }
     write_examples(&held_out, &rows);
     let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
-    let encoding = Encoding { encoder: &encoder, objective: Objective::Sft, sequence_length: 64 };
+    let encoding = Encoding::new(&encoder, Objective::Sft, 64);
     let train = Dataset::load(&mixture, Split::Train, &encoding, &Context::quiet()).unwrap();
     assert_eq!(train.tasks, ["math"]);
     let split = Split::Validation(&train.tasks);
@@ -150,7 +161,7 @@ fn a_message_that_the_template_refuses_is_named_with_its_row() {
     let path = folder.path().join("mixture.parquet");
     write_mixture(&path, &rows);
     let encoder = Encoder::load(folder.path()).unwrap();
-    let encoding = Encoding { encoder: &encoder, objective: Objective::Sft, sequence_length: 64 };
+    let encoding = Encoding::new(&encoder, Objective::Sft, 64);
     let error = Dataset::load(&path, Split::Train, &encoding, &Context::quiet()).unwrap_err();
     let text = format!("{error:#}");
     assert!(
@@ -165,7 +176,7 @@ fn a_message_that_the_template_refuses_is_named_with_its_row() {
 #[test]
 fn the_tokens_and_mask_of_an_example_can_be_shown() {
     let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
-    let shown = encoder.chat_or_text(&example("x", "en", "Hi", "42").messages).unwrap();
+    let shown = encoder.chat_or_text(&example("x", "en", "Hi", "42").messages).unwrap().remove(0);
     let text = |ids: &[u32]| encoder.tokenizer.decode_all(ids).unwrap();
     let all = text(&shown.ids);
     let pairs = shown.ids.iter().zip(&shown.counted);

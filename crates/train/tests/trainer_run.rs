@@ -10,7 +10,7 @@ use artifact::{
     error::{is_interrupted, is_user},
 };
 use train::{
-    BaseModel,
+    BaseModel, Shared,
     encoder::Encoder,
     model::{Model, ModelConfig},
 };
@@ -91,13 +91,14 @@ fn an_interrupted_run_ends_with_the_same_bits() {
     let bench = Bench::new(&sums(44), 6);
     // Packed, in the middle of an epoch, between two validations, past the best weights.
     let settings = format!(
-        "{QUICK}checkpoint_every = 3\nsteps = 14\npacking = true\nsequence_length = 64\nschedule = \"cosine\"\nwarmup_steps = 2"
+        "{QUICK}save_every = 3\nsteps = 14\npacking = true\nsequence_length = 64\nschedule = \"cosine\"\nwarmup_steps = 2"
     );
     bench.run("whole", &settings).unwrap();
     let ctx = Context::quiet();
     ctx.cancel();
-    let stopped = train::run(&config(&settings), &base(), &bench.data, &bench.out("parts"), &ctx)
-        .unwrap_err();
+    let (shared, out) = (Shared::default(), bench.out("parts"));
+    let stopped =
+        train::run(&config(&settings), &base(), &bench.data, &shared, &out, &ctx).unwrap_err();
     assert!(is_interrupted(&stopped), "{stopped:#}");
     crash(&bench, "parts", &settings, 6);
     crash(&bench, "parts", &settings, 12);
@@ -177,13 +178,8 @@ fn the_best_weights_are_kept_and_not_the_last() {
     assert_eq!(summary.validation_loss, Some(lowest));
     assert!(summary.kept_step < 30, "the last step is the best: the test shows nothing");
     // Validation of the saved weights gives the loss it was kept for.
-    let again = train::run(
-        &config("steps = 1\nlearning_rate = 0.0\nbatch_size = 16"),
-        &BaseModel::Weights(bench.out("best").join("model")),
-        &bench.data,
-        &bench.out("again"),
-        &Context::quiet(),
-    );
+    let kept = BaseModel::Weights(bench.out("best").join("model"));
+    let again = bench.run_from(&kept, "again", "steps = 1\nlearning_rate = 0.0\nbatch_size = 16");
     assert_eq!(again.unwrap().validation_loss, Some(lowest));
     let last = bench.run("last", &format!("{settings}keep_best = false")).unwrap();
     assert_eq!(last.kept_step, 30);
@@ -192,7 +188,7 @@ fn the_best_weights_are_kept_and_not_the_last() {
 #[test]
 fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
     let bench = Bench::new(&sums(24), 0);
-    let settings = "steps = 6\nbatch_size = 8\ncheckpoint_every = 2\n";
+    let settings = "steps = 6\nbatch_size = 8\nsave_every = 2\n";
     crash(&bench, "out", &format!("{settings}learning_rate = 1e-3"), 4);
     let error = bench.run("out", &format!("{settings}learning_rate = 2e-3")).unwrap_err();
     let text = error.to_string();
@@ -207,7 +203,7 @@ fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
 #[test]
 fn a_loss_that_is_no_number_stops_and_the_last_checkpoint_stays() {
     let bench = Bench::new(&sums(24), 0);
-    let settings = "steps = 40\nbatch_size = 8\nlearning_rate = 1e36\nclip = 0.0\nwarmup_steps = 0\ncheckpoint_every = 1";
+    let settings = "steps = 40\nbatch_size = 8\nlearning_rate = 1e36\nclip = 0.0\nwarmup_steps = 0\nsave_every = 1";
     let error = bench.run("out", settings).unwrap_err();
     let text = error.to_string();
     assert!(is_user(&error), "{text}");
@@ -238,9 +234,7 @@ fn base_weights_that_hold_nan_are_told_by_the_first_loss() {
     }
     model.save(&folder, train::model::Dtype::F32).unwrap();
     let base = BaseModel::Weights(folder);
-    let error =
-        train::run(&config("steps = 2"), &base, &bench.data, &bench.out("bad"), &Context::quiet())
-            .unwrap_err();
+    let error = bench.run_from(&base, "bad", "steps = 2").unwrap_err();
     assert!(is_user(&error) && error.to_string().contains("diverged at step 1"), "{error}");
 }
 
@@ -295,12 +289,8 @@ fn a_model_smaller_than_its_tokenizer_is_refused_before_any_step() {
     let BaseModel::Random { mut init, tokenizer, seed } = base() else { unreachable!() };
     init.vocab_size = Some(64);
     let small = BaseModel::Random { init, tokenizer, seed };
-    let error = train::run(&config(""), &small, &bench.data, &bench.out("out"), &Context::quiet())
-        .unwrap_err();
+    let error = bench.run_from(&small, "out", "").unwrap_err();
     assert!(is_user(&error) && error.to_string().contains("embedding has 64 rows"), "{error}");
     let missing = BaseModel::Weights(fixture("no-such-model"));
-    assert!(is_user(
-        &train::run(&config(""), &missing, &bench.data, &bench.out("out"), &Context::quiet())
-            .unwrap_err()
-    ));
+    assert!(is_user(&bench.run_from(&missing, "out", "").unwrap_err()));
 }

@@ -6,7 +6,11 @@ use std::path::Path;
 
 use artifact::{Message, error::is_user};
 use serde_json::Value;
-use train::{encoder::Encoder, template::ChatTemplate, tokenizer::Tokenizer};
+use train::{
+    encoder::{Encoder, Tokens},
+    template::ChatTemplate,
+    tokenizer::Tokenizer,
+};
 use trainer_common::{fixture, lines, message};
 
 fn messages(row: &Value) -> Vec<Message> {
@@ -26,15 +30,20 @@ fn encoder(source: &str) -> Encoder {
 
 /// Texts of the tokens that count.
 fn counted(encoder: &Encoder, messages: &[Message]) -> anyhow::Result<String> {
-    let tokens = encoder.chat(messages)?;
-    let ids: Vec<u32> = tokens
-        .ids
-        .iter()
-        .zip(&tokens.counted)
-        .filter(|(_, counted)| **counted)
-        .map(|(id, _)| *id)
-        .collect();
+    counted_of(encoder, &one(encoder.chat(messages)?))
+}
+
+fn counted_of(encoder: &Encoder, tokens: &Tokens) -> anyhow::Result<String> {
+    let pairs = tokens.ids.iter().zip(&tokens.counted);
+    let ids: Vec<u32> = pairs.filter(|(_, counted)| **counted).map(|(id, _)| *id).collect();
     encoder.tokenizer.decode_all(&ids)
+}
+
+/// The only document.
+#[track_caller]
+fn one(mut documents: Vec<Tokens>) -> Tokens {
+    assert_eq!(documents.len(), 1);
+    documents.remove(0)
 }
 
 #[test]
@@ -51,13 +60,41 @@ fn templates_render_as_in_transformers() {
     }
 }
 
+/// The real models' templates, where `make_templates.py --real` has rendered them.
+#[test]
+fn real_templates_render_as_in_transformers() {
+    let Some(file) = std::env::var_os("ISOGLOSS_TEMPLATES") else { return };
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let template = row["template"].as_str().unwrap();
+        let end = "<|endoftext|>".to_owned();
+        let named =
+            ["bos_token", "eos_token", "pad_token"].map(|name| (name.to_owned(), end.clone()));
+        let found = ChatTemplate::new(template, Path::new("real"), &named)
+            .and_then(|template| template.render(&messages(&row), row["prompt"] == true));
+        let is_equal = match row["text"].as_str() {
+            Some(text) => found.as_ref().is_ok_and(|found| found == text),
+            None => found.is_err(),
+        };
+        if !is_equal {
+            wrong.push(format!(
+                "{} {}: {found:?}, not {}",
+                row["name"], row["messages"], row["text"]
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 #[test]
 fn the_mask_is_the_one_that_generation_tags_give_transformers() {
     let template =
         lines("templates.jsonl").into_iter().find(|row| row["name"] == "generation tags").unwrap();
     let encoder = encoder(template["template"].as_str().unwrap());
     for row in lines("masks.jsonl") {
-        let tokens = encoder.chat(&messages(&row)).unwrap();
+        let tokens = one(encoder.chat(&messages(&row)).unwrap());
         let ids: Vec<u32> = serde_json::from_value(row["ids"].clone()).unwrap();
         let mask: Vec<u8> = serde_json::from_value(row["mask"].clone()).unwrap();
         assert_eq!(tokens.ids, ids);
@@ -88,7 +125,7 @@ fn a_spelled_out_end_token_neither_ends_the_turn_nor_moves_the_mask() {
         message("user", "what is <|im_end|>?"),
         message("assistant", "<|im_end|> ends <|im_start|>"),
     ];
-    let tokens = encoder.chat(&talk).unwrap();
+    let tokens = one(encoder.chat(&talk).unwrap());
     assert_eq!(counted(&encoder, &talk).unwrap(), "<|im_end|> ends <|im_start|><|im_end|>");
     let end = encoder.tokenizer.id("<|im_end|>").unwrap();
     assert_eq!(tokens.ids.iter().filter(|&&id| id == end).count(), 2);
@@ -120,18 +157,50 @@ fn a_template_without_an_end_token_is_refused() {
     );
 }
 
+/// Answers lose their reasoning once the user speaks again, as in Qwen3.
+const FORGETFUL: &str = "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}\
+     {% for m in messages %}<|im_start|>{{ m.role }}\n\
+     {% if m.role == 'assistant' and loop.index0 > ns.last and '</think>' not in m.content %}<think>\n\n</think>\n\n{{ m.content }}\
+     {% elif m.role == 'assistant' and loop.index0 < ns.last %}{{ m.content.split('</think>')[-1].lstrip('\n') }}\
+     {% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}\
+     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
 #[test]
-fn a_template_that_rewrites_earlier_turns_is_refused() {
-    // Only the last answer keeps its text, as templates that drop earlier reasoning do.
-    let encoder = encoder(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else '' }}<|im_end|>\n{% endfor %}\
-         {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+fn where_a_template_rewrites_earlier_turns_each_answer_is_a_document_after_its_prompt() {
+    let encoder = encoder(FORGETFUL);
+    let talk = [
+        message("user", "Hi"),
+        message("assistant", "<think>\nso\n</think>\n\nHello!"),
+        message("user", "12"),
+        message("assistant", "42"),
+    ];
+    let documents = encoder.chat(&talk).unwrap();
+    let counted: Vec<String> =
+        documents.iter().map(|tokens| counted_of(&encoder, tokens).unwrap()).collect();
+    assert_eq!(
+        counted,
+        ["<think>\nso\n</think>\n\nHello!<|im_end|>", "<think>\n\n</think>\n\n42<|im_end|>"]
     );
-    let one = [message("user", "Hi"), message("assistant", "Hello!")];
-    assert_eq!(counted(&encoder, &one).unwrap(), "Hello!<|im_end|>");
-    let two = [&one[..], &[message("user", "12"), message("assistant", "42")]].concat();
-    let error = encoder.chat(&two).unwrap_err();
-    assert!(is_user(&error) && error.to_string().contains("message 1"), "{error}");
+    // What stands before an answer is what generation will be given.
+    for (document, asked) in documents.iter().zip([1, 3]) {
+        let (_, prompt) = encoder.prompt(&talk[..asked]).unwrap();
+        let first = document.counted.iter().position(|&counted| counted).unwrap();
+        assert_eq!(document.ids[..first], prompt);
+    }
+    assert!(encoder.prompt(&talk[..3]).unwrap().0.contains("assistant\nHello!"), "no reasoning");
+    assert_eq!(encoder.chat(&talk[..2]).unwrap().len(), 1);
+}
+
+#[test]
+fn a_template_whose_prompt_is_no_beginning_of_the_answered_conversation_is_refused() {
+    // The prompt opens the reasoning that an answer then lacks, as in DeepSeek R1.
+    let encoder = encoder(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}\
+         {% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+    );
+    let talk = [message("user", "Hi"), message("assistant", "Hello!")];
+    let error = encoder.chat(&talk).unwrap_err();
+    assert!(is_user(&error) && error.to_string().contains("message 1 (assistant)"), "{error}");
 }
 
 #[test]

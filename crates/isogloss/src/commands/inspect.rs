@@ -1,11 +1,12 @@
 //! `isogloss inspect`: a human look at a Parquet file, and at the tokens that training would count.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use ::train::encoder::{Encoder, Tokens};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use artifact::example::{frame_to_examples, messages_of};
 use artifact::parquet::{read_columns, row_groups};
 use artifact::polars::prelude::{AnyValue, DataFrame, DataType};
@@ -19,8 +20,8 @@ use crate::console::print;
 
 /// A look at a file: columns, rows by language, and the first rows.
 ///
-/// With --model, the rows of a mixture or of examples are shown as the tokens that the model would be
-/// trained on, those that the loss counts set off: green on a terminal, [[in brackets]] elsewhere.
+/// With --model, the rows of a mixture or of examples are shown as the tokens that the model would be trained
+/// on, those that the loss counts set off: green on a terminal (unless NO_COLOR is set), [[in brackets]] elsewhere.
 #[derive(ClapArgs)]
 #[command(after_help = "\
 Examples:
@@ -161,18 +162,29 @@ fn tokens(frame: &DataFrame, schema: Option<&Schema>, model: &Path, file: &Path)
         bail_user!("{}: --model needs examples or a mixture, for their messages", file.display());
     }
     let encoder = Encoder::load(model)?;
-    let colours = std::io::stdout().is_terminal();
+    let colours = colours(std::io::stdout().is_terminal(), std::env::var_os("NO_COLOR"));
     for example in frame_to_examples(frame)? {
-        let tokens = encoder.chat_or_text(&example.messages)?;
-        let counted = tokens.counted.iter().filter(|&&counted| counted).count();
-        let Example { example_id, lang, .. } = &example;
-        print(format!(
-            "{example_id} ({lang}): {} tokens, the loss counts {counted}",
-            tokens.ids.len()
-        ))?;
-        print(show(&pieces(&encoder, &tokens)?, colours))?;
+        let Example { example_id, lang, messages, .. } = &example;
+        let documents = encoder
+            .chat_or_text(messages)
+            .with_context(|| format!("{}: example {example_id}", file.display()))?;
+        for (document, tokens) in documents.iter().enumerate() {
+            let counted = tokens.counted.iter().filter(|&&counted| counted).count();
+            let part = match documents.len() {
+                1 => String::new(),
+                all => format!(", answer {} of {all}", document + 1),
+            };
+            let all = tokens.ids.len();
+            print(format!("{example_id} ({lang}){part}: {all} tokens, the loss counts {counted}"))?;
+            print(show(&pieces(&encoder, tokens)?, colours))?;
+        }
     }
     Ok(())
+}
+
+/// Colours are for terminals, and for those who have not asked to be spared them (no-color.org).
+fn colours(is_terminal: bool, no_color: Option<OsString>) -> bool {
+    is_terminal && no_color.is_none_or(|value| value.is_empty())
 }
 
 /// The text of each token; tokens that share a character stand together.
@@ -218,6 +230,12 @@ mod tests {
         ];
         assert_eq!(show(&pieces, false), "<user>·Hi[[Ho·!]]");
         assert_eq!(show(&pieces, true), "<user>·Hi\u{1b}[32mHo·!\u{1b}[0m");
+    }
+
+    #[test]
+    fn colours_are_for_terminals_and_no_color_is_honoured() {
+        assert!(colours(true, None) && colours(true, Some("".into())));
+        assert!(!colours(true, Some("1".into())) && !colours(false, None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ::train::config::{Device, Objective, Preset};
-use ::train::{BaseModel, InitConfig, TrainConfig, TrainData};
+use ::train::{BaseModel, InitConfig, Shared, TrainConfig, TrainData};
 use anyhow::Result;
 use artifact::schema::{EXAMPLES, MIXTURE};
 use artifact::{Context, publish::can_resume};
@@ -12,16 +12,19 @@ use serde::Deserialize;
 use serde::de::value::{Error, StrDeserializer};
 
 use super::files::{Input, Output, publish, settings};
+use crate::console::print;
 use crate::remote::{model_folder, tokenizer_folder};
 
 /// Trains a model on a mixture.
 ///
-/// Writes model/ (a Hugging Face folder) and metrics.parquet. Ctrl-C leaves a checkpoint beside the
-/// output; --resume goes on from it and gives the same result bit for bit.
+/// Writes model/ (a Hugging Face folder), metrics.parquet and tensorboard/. Ctrl-C leaves a checkpoint beside
+/// the output; --resume goes on from it and gives the same result bit for bit. While it runs, all of it stands
+/// in .OUT.partial/ beside the output.
 #[derive(ClapArgs)]
 #[command(after_help = "\
 Examples:
   isogloss train --model models/small --data mixture.parquet --epochs 2 --out tuned
+  isogloss train --model models/small --data mixture.parquet --dry-run
   isogloss train --init shape.toml --tokenizer tok --data examples.parquet --objective lm --out base")]
 pub struct Args {
     /// The base model: a Hugging Face folder, or hf://owner/name[@revision].
@@ -55,9 +58,13 @@ pub struct Args {
     #[arg(long)]
     resume: bool,
 
+    /// Encodes and packs the data, checks everything, tells what the steps would be made of; trains nothing.
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
+
     /// The folder to write.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
 }
 
 /// The settings that people vary most; the others stand in `--config`.
@@ -95,6 +102,18 @@ struct Flags {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
+    /// Steps between checkpoints.
+    #[arg(long, value_name = "N")]
+    save_every: Option<u64>,
+
+    /// Leave this many of the last checkpoints beside the model, as model folders.
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+
+    /// End after this many validations without progress.
+    #[arg(long, value_name = "N")]
+    patience: Option<u64>,
+
     /// auto, cpu or cuda.
     #[arg(long, value_parser = device)]
     device: Option<Device>,
@@ -121,6 +140,9 @@ impl Flags {
         config.sequence_length = self.sequence_length.or(config.sequence_length);
         config.learning_rate = self.learning_rate.or(config.learning_rate);
         config.seed = self.seed.or(config.seed);
+        config.save_every = self.save_every.or(config.save_every);
+        config.keep = self.keep.or(config.keep);
+        config.patience = self.patience.or(config.patience);
         config.device = self.device.or(config.device);
     }
 }
@@ -138,18 +160,22 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         (Some(model), ..) => BaseModel::Weights(model_folder(&model, ctx)?),
         _ => artifact::bail_user!("give --model DIR, or --init FILE with --tokenizer DIR"),
     };
-    if args.resume && !can_resume(&args.out) {
-        ctx.warn(format!(
-            "there is no checkpoint of {} to go on from; training starts anew",
-            args.out.display()
-        ));
-    }
     let train = Input::own(&args.data, &[&MIXTURE, &EXAMPLES])?;
     let validation = args.validation.map(|path| Input::own(&path, &[&EXAMPLES])).transpose()?;
     let data = TrainData {
         train: train.path.clone(),
         validation: validation.as_ref().map(|input| input.path.clone()),
     };
-    let output = Output { out: &args.out, stage: "train", main: None, resume: args.resume };
-    publish(&output, ctx, |out| ::train::run(&config, &base, &data, out, ctx))
+    let shared = Shared::default();
+    let Some(out) = args.out.filter(|_| !args.dry_run) else {
+        return print(::train::plan(&config, &base, &data, &shared, ctx)?);
+    };
+    if args.resume && !can_resume(&out) {
+        ctx.warn(format!(
+            "there is no checkpoint of {} to go on from; training starts anew",
+            out.display()
+        ));
+    }
+    let output = Output { out: &out, stage: "train", main: None, resume: args.resume };
+    publish(&output, ctx, |out| ::train::run(&config, &base, &data, &shared, out, ctx))
 }

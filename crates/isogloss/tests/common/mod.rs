@@ -147,7 +147,7 @@ steps = 5
 batch_size = 4
 learning_rate = 1e-3
 validate_every = 5
-checkpoint_every = 1
+save_every = 1
 
 [prompts]
 shots = 0

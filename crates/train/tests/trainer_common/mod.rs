@@ -9,7 +9,7 @@ use artifact::{
     example::{examples_to_frame, mixture_to_frame},
     schema::{EXAMPLES, MIXTURE},
 };
-use train::{BaseModel, InitConfig, TrainConfig, TrainData};
+use train::{BaseModel, InitConfig, Shared, TrainConfig, TrainData};
 
 /// A file or folder of the fixtures.
 pub fn fixture(name: &str) -> PathBuf {
@@ -130,9 +130,20 @@ impl Bench {
         out
     }
 
+    /// Trains into a folder of that name, from another base model.
+    pub fn run_from(
+        &self,
+        base: &BaseModel,
+        name: &str,
+        settings: &str,
+    ) -> anyhow::Result<train::trainer::Summary> {
+        let (shared, ctx) = (Shared::default(), Context::quiet());
+        train::run(&config(settings), base, &self.data, &shared, &self.out(name), &ctx)
+    }
+
     /// Trains into a folder of that name.
     pub fn run(&self, name: &str, settings: &str) -> anyhow::Result<train::trainer::Summary> {
-        train::run(&config(settings), &base(), &self.data, &self.out(name), &Context::quiet())
+        self.run_from(&base(), name, settings)
     }
 }
 

@@ -1,0 +1,136 @@
+//! What the training runs of one process share, so that a sweep over mixtures does its common work once: the
+//! tokenizer, the rows encoded with it, and the base weights.
+//!
+//! Nothing here changes a result: each run gives the bits that it gives alone.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result};
+use artifact::hash::{files_below, hash_bytes, hash_file};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    config::Objective, encoder::Encoder, encodings::Rows, export::TOKENIZER_FILES, model::Model,
+    ops::Cpu,
+};
+
+/// What runs share. One is made for a process and given to each of its runs.
+#[derive(Default)]
+pub struct Shared {
+    /// Whether loaded weights are kept for the next run; a single run has no use for a second copy.
+    keeps_weights: bool,
+    encoders: Mutex<BTreeMap<PathBuf, Arc<SharedEncoder>>>,
+    rows: Mutex<BTreeMap<(String, Objective, usize), Arc<Rows>>>,
+    bases: Mutex<BTreeMap<PathBuf, Arc<Base>>>,
+}
+
+/// An encoder and what it was made from.
+pub struct SharedEncoder {
+    /// Tokenizer and template.
+    pub encoder: Encoder,
+    /// blake3 over the files that decide how it encodes.
+    identity: String,
+}
+
+/// Base weights, as found on the disk.
+struct Base {
+    /// Names, sizes and times of its files, by which a change is noticed.
+    stamps: Vec<String>,
+    /// Hash of each file of weights.
+    identity: Map<String, Value>,
+    /// The weights, where they are kept.
+    model: Option<Model>,
+}
+
+impl Shared {
+    /// For several runs in one process: base weights stay in memory once they are loaded.
+    pub fn for_sweep() -> Self {
+        Self { keeps_weights: true, ..Self::default() }
+    }
+
+    /// Tokenizer and template of a folder.
+    pub fn encoder(&self, folder: &Path) -> Result<Arc<SharedEncoder>> {
+        let identity = encoder_identity(folder)?;
+        let mut encoders = self.encoders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = encoders.get(folder).filter(|known| known.identity == identity) {
+            return Ok(Arc::clone(known));
+        }
+        let loaded = Arc::new(SharedEncoder { encoder: Encoder::load(folder)?, identity });
+        encoders.insert(folder.to_owned(), Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// Rows that were encoded in this way.
+    pub fn rows(
+        &self,
+        encoder: &SharedEncoder,
+        objective: Objective,
+        sequence_length: usize,
+    ) -> Arc<Rows> {
+        let key = (encoder.identity.clone(), objective, sequence_length);
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(rows.entry(key).or_default())
+    }
+
+    /// The hash of each file of a model folder's weights.
+    pub fn weights_identity(&self, folder: &Path) -> Result<Map<String, Value>> {
+        Ok(self.base(folder)?.identity.clone())
+    }
+
+    /// A model of a folder's weights, to be trained.
+    pub fn model(&self, folder: &Path) -> Result<Model> {
+        match &self.base(folder)?.model {
+            Some(model) => Ok(model.copy_to(Cpu)),
+            None => Model::load(folder),
+        }
+    }
+
+    fn base(&self, folder: &Path) -> Result<Arc<Base>> {
+        let files = weight_files(folder)?;
+        let stamps: Vec<String> = files.iter().map(|file| stamp(file)).collect::<Result<_>>()?;
+        // Held while the weights are read, so that runs that start together read them once.
+        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = bases.get(folder).filter(|known| known.stamps == stamps) {
+            return Ok(Arc::clone(known));
+        }
+        let mut identity = Map::new();
+        for file in &files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            identity.insert(name, json!(hash_file(file)?));
+        }
+        let model = self.keeps_weights.then(|| Model::load(folder)).transpose()?;
+        let loaded = Arc::new(Base { stamps, identity, model });
+        bases.insert(folder.to_owned(), Arc::clone(&loaded));
+        Ok(loaded)
+    }
+}
+
+/// Files that say how text becomes tokens and which tokens end an answer.
+fn encoder_identity(folder: &Path) -> Result<String> {
+    let mut parts = String::new();
+    for name in TOKENIZER_FILES.iter().chain(&["config.json", "generation_config.json"]) {
+        let file = folder.join(name);
+        if file.is_file() {
+            parts += &format!("{name} {}\n", hash_file(&file)?);
+        }
+    }
+    Ok(hash_bytes(parts.as_bytes()))
+}
+
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        artifact::bail_user!("{}: no such model folder", folder.display());
+    }
+    let is_weights =
+        |file: &PathBuf| file.extension().is_some_and(|extension| extension == "safetensors");
+    Ok(files_below(folder)?.into_iter().filter(is_weights).collect())
+}
+
+fn stamp(file: &Path) -> Result<String> {
+    let found = file.metadata().with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(format!("{} {} {:?}", file.display(), found.len(), found.modified().ok()))
+}
