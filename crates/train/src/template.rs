@@ -80,6 +80,9 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", |format: String| strftime(&format));
         environment.add_filter("tojson", tojson);
+        // minijinja can go through none, as through an empty list; Python cannot.
+        environment
+            .add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         for (name, token) in named {
             environment.add_global(name.clone(), token.clone());
         }
