@@ -33,6 +33,7 @@ test: build
 bench:
 	$(PYTHON) benches/ingest.py
 	$(PYTHON) benches/train.py
+	$(PYTHON) benches/tokenize.py
 	$(PYTHON) benches/eval.py
 
 ## lint: format, clippy, licences, bans, sources; advisories where their database can be fetched

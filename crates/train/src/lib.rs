@@ -8,6 +8,7 @@
 
 pub mod batches;
 pub mod bpe;
+mod byte_level;
 pub mod checkpoint;
 pub mod config;
 pub mod course;

@@ -1,7 +1,7 @@
 //! A model folder's tokenizer: `tokenizer.json`, with what the configs beside it say of added and
 //! special tokens. In goes text, out come ids and the place in the text where each begins.
 //!
-//! Ids are those of Hugging Face's tokenizers library. One thing differs on purpose: a special token
+//! Ids are those of Hugging Face's tokenizers library, which [`crate::byte_level`] finds faster where it can. One thing differs on purpose: a special token
 //! that is written out in content stays text. [`Tokenizer::escape`] breaks such a spelling with
 //! a character that no text holds (U+FDD0, a noncharacter); a second copy of the tokenizer drops that
 //! character in its normaliser, which runs after special tokens have been recognised.
@@ -21,6 +21,8 @@ use tokenizers::{
     normalizers::{Replace, Sequence},
 };
 
+use crate::byte_level::ByteLevel;
+
 const ESCAPE: char = '\u{FDD0}';
 
 /// Ids of a text and where each token begins in it.
@@ -36,6 +38,10 @@ pub struct Encoded {
 pub struct Tokenizer {
     folder: PathBuf,
     plain: tokenizers::Tokenizer,
+    /// The short way to the same ids, where there is one.
+    fast: Option<ByteLevel>,
+    /// Ids that the post-processor puts before and after a text.
+    around: [Vec<u32>; 2],
     escaped: OnceLock<tokenizers::Tokenizer>,
     /// Special tokens, longest first, so that the first that fits is the longest.
     special: Vec<String>,
@@ -78,6 +84,7 @@ impl Tokenizer {
             );
         };
         normalise_definition(&mut json);
+        let definition = json.clone();
         let mut plain: tokenizers::Tokenizer = serde_json::from_value(json).map_err(|error| {
             user(format!("{}: not a tokenizer definition: {error}", path.display()))
         })?;
@@ -96,6 +103,8 @@ impl Tokenizer {
         let stop_ids = stop_ids(folder, &plain, &named)?;
         Ok(Self {
             folder: folder.to_owned(),
+            fast: ByteLevel::new(&definition, &plain),
+            around: around(&plain)?,
             plain,
             escaped: OnceLock::new(),
             special,
@@ -183,6 +192,23 @@ impl Tokenizer {
     /// Encodes text in which special tokens count as such, but where escaped. `add_special` adds the
     /// tokens that the tokenizer's post-processor puts around a text (BOS, say).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Encoded> {
+        let is_escaped = text.contains(ESCAPE);
+        let fast = self.fast.as_ref().filter(|_| !is_escaped);
+        if let Some(mut encoded) = fast.and_then(|fast| fast.encode(text, &self.plain)) {
+            if add_special {
+                let [before, after] = &self.around;
+                encoded.ids.splice(0..0, before.iter().copied());
+                encoded.ids.extend(after);
+                encoded.starts.splice(0..0, before.iter().map(|_| 0));
+                encoded.starts.extend(after.iter().map(|_| text.len()));
+            }
+            return Ok(encoded);
+        }
+        self.encode_by_library(text, add_special)
+    }
+
+    /// The long way: Hugging Face's library from end to end.
+    fn encode_by_library(&self, text: &str, add_special: bool) -> Result<Encoded> {
         let tokenizer = if text.contains(ESCAPE) { self.escaped()? } else { &self.plain };
         let encoding = tokenizer.encode(text, add_special).map_err(failed)?;
         // Offsets may leave out a token's spaces, and the bytes of one character all point at the
@@ -217,6 +243,16 @@ impl Tokenizer {
         tokenizer.with_normalizer(Some(NormalizerWrapper::Sequence(Sequence::new(steps))));
         Ok(self.escaped.get_or_init(|| tokenizer))
     }
+}
+
+/// What the post-processor puts before and after a text.
+fn around(tokenizer: &tokenizers::Tokenizer) -> Result<[Vec<u32>; 2]> {
+    let ids = |special| -> Result<Vec<u32>> {
+        Ok(tokenizer.encode_fast("a", special).map_err(failed)?.get_ids().to_vec())
+    };
+    let (bare, with) = (ids(false)?, ids(true)?);
+    let start = with.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
+    Ok([with[..start].to_vec(), with[(start + bare.len()).min(with.len())..].to_vec()])
 }
 
 /// Takes truncation and padding out, which are settings of some earlier run, and has special tokens
@@ -307,4 +343,89 @@ fn stop_ids(
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The small tokenizer.
+    fn own() -> &'static Tokenizer {
+        static OWN: OnceLock<Tokenizer> = OnceLock::new();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/trainer/tokenizer");
+        OWN.get_or_init(|| Tokenizer::load(&folder).unwrap())
+    }
+
+    /// Tokenizers that have a short way: the small one, and Qwen2's and MiniMind's where the shared data is.
+    fn tokenizers() -> Vec<Tokenizer> {
+        let own = own().folder.clone();
+        let data =
+            std::env::var_os("ISOGLOSS_DATA").map(|data| PathBuf::from(data).join("tokenizers"));
+        let shared =
+            data.into_iter().flat_map(|data| ["qwen2", "minimind"].map(|name| data.join(name)));
+        let all = [own].into_iter().chain(shared.filter(|folder| folder.exists()));
+        all.map(|folder| Tokenizer::load(&folder).unwrap()).collect()
+    }
+
+    #[track_caller]
+    fn is_the_same(tokenizer: &Tokenizer, text: &str) {
+        for special in [false, true] {
+            let (short, long) = (
+                tokenizer.encode(text, special).unwrap(),
+                tokenizer.encode_by_library(text, special).unwrap(),
+            );
+            assert_eq!(short.ids, long.ids, "{:?} {text:?}", tokenizer.folder);
+        }
+    }
+
+    #[test]
+    fn the_short_way_gives_the_librarys_ids() {
+        for tokenizer in tokenizers() {
+            assert!(tokenizer.fast.is_some(), "{:?} has a short way", tokenizer.folder);
+            for text in [
+                "",
+                " ",
+                "  ",
+                "a",
+                " a",
+                "  a",
+                "   a  b   ",
+                "a\n\nb \n c\n",
+                "\t\ta",
+                "a \u{a0} b\u{3000}\u{3000}c",
+                "\r\n\r\n x",
+                "don't DON'T we'Ll 'S 'ſ",
+                "1234 5678,9  10",
+                "!!! ?? a!b ...\n\n",
+                "e\u{301} é ﬁ 한국 각",
+                "𐍈 🙂🙂 👩‍👩‍👧 ¿Cuánto?",
+                "<|im_start|>user\nHi  there<|im_end|>\n",
+                "<|im_start|><|im_end|>  <|endoftext|>x",
+                "<|im_ start|>",
+                "مرحبا ١٢٣ हिन्दी ไทย",
+            ] {
+                is_the_same(&tokenizer, text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_short_way_agrees_on_characters_of_every_kind() {
+        // All of them take minutes.
+        let step = if std::env::var_os("ISOGLOSS_EXHAUSTIVE").is_some() { 1 } else { 61 };
+        let chars = || ('\0'..'\u{32000}').step_by(step);
+        for tokenizer in tokenizers() {
+            // After a letter, between spaces, before a digit, beside an apostrophe, doubled, at the end of a line.
+            for char in chars() {
+                is_the_same(&tokenizer, &format!("a{char}b {char} {char}1'{char}{char}  {char}\n"));
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_short_way_agrees_on_any_text(text in r"(\PC|[ \n\t]|<\|im_end\|>){0,40}") {
+            is_the_same(own(), &text);
+        }
+    }
 }

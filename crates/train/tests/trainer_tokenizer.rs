@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use artifact::error::is_user;
 use serde_json::{Value, json};
+use train::encoder::Encoder;
 use train::tokenizer::{Encoded, Tokenizer};
-use trainer_common::fixture;
+use trainer_common::{fixture, message};
 
 /// The shared test data, where it is present.
 fn shared_data() -> Option<PathBuf> {
@@ -164,6 +165,33 @@ fn tokens_of_the_config_alone_are_added_with_their_ids() {
     });
     let error = Tokenizer::load(clash.path()).err().unwrap();
     assert!(is_user(&error) && error.to_string().contains("<|tool|>"), "{error}");
+}
+
+#[test]
+fn what_stands_before_a_text_is_the_post_processors_and_a_template_writes_its_own() {
+    // The ids are those of transformers 5.23 (`AutoTokenizer` on these folders): it takes add_bos_token out of
+    // tokenizer_config.json where there is a tokenizer.json.
+    for (post_processor, ids) in [(false, vec![67, 223, 68]), (true, vec![1, 67, 223, 68])] {
+        for add_bos in [json!(null), json!(true), json!(false)] {
+            let folder = folder_with(|tokenizer, config| {
+                if post_processor {
+                    let token = json!({"SpecialToken": {"id": "<|im_start|>", "type_id": 0}});
+                    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+                    tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "single": [token, text],
+                        "pair": [token, text, {"Sequence": {"id": "B", "type_id": 1}}],
+                        "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}}});
+                }
+                config["bos_token"] = json!("<|im_start|>");
+                config["add_bos_token"] = add_bos;
+            });
+            let tokenizer = Tokenizer::load(folder.path()).unwrap();
+            assert_eq!(tokenizer.encode("a b", true).unwrap().ids, ids);
+            // A rendered conversation begins with what its template writes, and with nothing twice.
+            let talk = [message("user", "a"), message("assistant", "b")];
+            let document = Encoder::load(folder.path()).unwrap().chat(&talk).unwrap().remove(0);
+            assert_eq!(document.ids.iter().filter(|&&id| id == 1).count(), 2, "one for each turn");
+        }
+    }
 }
 
 #[test]
