@@ -11,21 +11,10 @@
 // Ways out: bf16, plus a bias by column and a residual where they are given; or f32, added to what is
 // there or put into one plane a split, which gemm_reduce sums in order.
 #include "hopper.cuh"
-#include "tiles.cuh"
+#include "gemm.cuh"
 
 constexpr i32 GEMM_BM = 128;
-constexpr i32 GEMM_BK = 64;
 constexpr i32 GEMM_PANEL = 64 * 64 * 2;  // bytes of a 64 × 64 panel of bf16
-
-/// What every block is told.
-struct GemmTask {
-    i32 m, n, k;
-    TileGrid tiles;
-    const bf16* bias;      // [N], or null
-    const bf16* residual;  // [M, N], or null
-    f32* out;              // [M, N] or [splits, M, N]; null where c leaves as bf16
-    i32 add;               // whether `out` is added to
-};
 
 template <i32 BN>
 struct GemmLayout {
@@ -59,20 +48,6 @@ DEVICE u64 gemm_operand(u32 shared, i32 step) {
                     : matrix_descriptor(shared + step * 32, 0, 1024);
 }
 
-/// Two neighbouring columns of the result with their bias and residual, as bf16.
-DEVICE u32 gemm_finish(const GemmTask& task, f32 x0, f32 x1, i32 row, i32 column) {
-    if (task.bias && column < task.n) {
-        x0 += to_f32(task.bias[column]);
-        if (column + 1 < task.n) x1 += to_f32(task.bias[column + 1]);
-    }
-    if (task.residual && row < task.m && column < task.n) {
-        const bf16* at = task.residual + i64(row) * task.n + column;
-        x0 += to_f32(at[0]);
-        if (column + 1 < task.n) x1 += to_f32(at[1]);
-    }
-    return pack_bf16(x0, x1);
-}
-
 /// Out as bf16: in panels of 64 columns through shared memory, which the copy engine takes away.
 template <i32 BN>
 DEVICE void gemm_out_bf16(const GemmTask& task, const TensorMap& c, const f32 (&d)[BN / 2], u32 shared,
@@ -89,8 +64,9 @@ DEVICE void gemm_out_bf16(const GemmTask& task, const TensorMap& c, const f32 (&
             for (i32 i = 0; i < 2; ++i) {
                 u32 r = 16 * warp + g + 8 * i, x = 8 * j + 2 * q;
                 i32 k = 4 * (8 * panel + j) + 2 * i;
-                u32 packed = gemm_finish(task, d[k], d[k + 1], row + i32(r), column + 64 * panel + i32(x));
-                store_shared_u32(at + swizzle_128(r * 128 + x * 2), packed);
+                f32 x0 = d[k], x1 = d[k + 1];
+                gemm_finish(task, x0, x1, row + i32(r), column + 64 * panel + i32(x));
+                store_shared_u32(at + swizzle_128(r * 128 + x * 2), pack_bf16(x0, x1));
             }
         shared_fence();
         barrier_sync(1 + group, 128);
@@ -105,18 +81,12 @@ DEVICE void gemm_out_bf16(const GemmTask& task, const TensorMap& c, const f32 (&
 template <i32 BN>
 DEVICE void gemm_out_f32(const GemmTask& task, const f32 (&d)[BN / 2], i32 split, i32 row, i32 column) {
     u32 thread = threadIdx.x & 127u, warp = thread / 32, g = thread % 32 / 4, q = thread % 4;
-    f32* plane = task.out + i64(split) * task.m * task.n;
 #pragma unroll
     for (i32 j = 0; j < BN / 8; ++j)
 #pragma unroll
-        for (i32 i = 0; i < 2; ++i) {
-            i32 r = row + i32(16 * warp + g + 8 * i), x = column + 8 * j + i32(2 * q);
-            if (r >= task.m || x >= task.n) continue;
-            f32* at = plane + i64(r) * task.n + x;
-            f32 x0 = d[4 * j + 2 * i], x1 = d[4 * j + 2 * i + 1];
-            at[0] = task.add ? at[0] + x0 : x0;
-            if (x + 1 < task.n) at[1] = task.add ? at[1] + x1 : x1;
-        }
+        for (i32 i = 0; i < 2; ++i)
+            gemm_put_f32(task, split, row + i32(16 * warp + g + 8 * i), column + 8 * j + i32(2 * q),
+                         d[4 * j + 2 * i], d[4 * j + 2 * i + 1]);
 }
 
 template <i32 BN, i32 a_mn, i32 b_mn>

@@ -1,0 +1,146 @@
+// Matrix products on Ampere and Ada (and, slower than they could be, on anything newer): c [M, N] =
+// a · bᵀ over K, bf16 in, f32 sums.
+//
+//   tile            128 × 128, or 64 × 64 for small products; k in blocks of 64
+//   threads         256: eight warps, two by four
+//   shared memory   a ring of 3 stages, swizzled, filled by cp.async
+//   schedule        one block a tile, in the order of tiles.cuh
+//
+// The same task, layouts and ways out as gemm_sm90.cu. Rows of both operands start at multiples of
+// 16 bytes; gemm_any in gemm_plain.cu takes the others.
+#include "device.cuh"
+#include "gemm.cuh"
+
+template <i32 BM, i32 BN>
+struct RingLayout {
+    static constexpr i32 stages = 3;
+    static constexpr u32 a_bytes = BM * GEMM_BK * 2;
+    static constexpr u32 b_bytes = BN * GEMM_BK * 2;
+    static constexpr u32 stage_bytes = a_bytes + b_bytes;
+    static constexpr u32 bytes = stages * stage_bytes;
+};
+
+/// Copies `rows` × 64 of an operand at (row, k) into 128-byte rows, swizzled: K-major one row a row,
+/// MN-major in panels of 64, each one row a k. What lies outside [0, extent) × [0, depth) is zero.
+template <i32 rows, i32 mn_major>
+DEVICE void ring_load(u32 shared, const bf16* from, i32 row, i32 k, i32 extent, i32 depth) {
+    constexpr i32 units = rows * 8;  // of 16 bytes
+#pragma unroll
+    for (i32 i = 0; i < units / 256; ++i) {
+        i32 unit = i32(threadIdx.x) + 256 * i, line = unit / 8, column = unit % 8 * 8;
+        i32 mn, depth_at, place;
+        if (mn_major) {
+            mn = row + line / 64 * 64 + column;
+            depth_at = k + line % 64;
+            place = line;
+        } else {
+            mn = row + line;
+            depth_at = k + column;
+            place = line;
+        }
+        bool inside = mn < extent && depth_at < depth;
+        i32 left = mn_major ? extent - mn : depth - depth_at;
+        i64 at = mn_major ? i64(depth_at) * extent + mn : i64(mn) * depth + depth_at;
+        copy_async_16(shared + swizzle_128(u32(place * 128 + column * 2)), inside ? from + at : from,
+                      inside ? u32(least(left, 8) * 2) : 0);
+    }
+}
+
+/// Fragments of a [16, 16] at (m, k) of a stage.
+template <i32 mn_major>
+DEVICE void ring_a(u32 (&r)[4], u32 shared, i32 m, i32 k) {
+    i32 lane = i32(lane_id()), within = lane % 8;
+    if (mn_major) {  // rows are k: matrices in the order (m, k), (m + 8, k), (m, k + 8), …
+        i32 at_k = k + within + lane / 16 * 8, at_m = m + lane / 8 % 2 * 8;
+        load_matrix_x4_transposed(
+            r, shared + swizzle_128(u32((at_m / 64 * 64 + at_k) * 128 + at_m % 64 * 2)));
+    } else {
+        i32 at_m = m + within + lane / 8 % 2 * 8, at_k = k + lane / 16 * 8;
+        load_matrix_x4(r, shared + swizzle_128(u32(at_m * 128 + at_k * 2)));
+    }
+}
+
+/// Fragments of b [16, 16], two columns of eight: registers 0, 1 for n, 2, 3 for n + 8.
+template <i32 mn_major>
+DEVICE void ring_b(u32 (&r)[4], u32 shared, i32 n, i32 k) {
+    i32 lane = i32(lane_id()), within = lane % 8;
+    if (mn_major) {
+        i32 at_k = k + within + lane / 8 % 2 * 8, at_n = n + lane / 16 * 8;
+        load_matrix_x4_transposed(
+            r, shared + swizzle_128(u32((at_n / 64 * 64 + at_k) * 128 + at_n % 64 * 2)));
+    } else {
+        i32 at_n = n + within + lane / 16 * 8, at_k = k + lane / 8 % 2 * 8;
+        load_matrix_x4(r, shared + swizzle_128(u32(at_n * 128 + at_k * 2)));
+    }
+}
+
+template <i32 BM, i32 BN, i32 a_mn, i32 b_mn>
+DEVICE void ring_gemm(const bf16* a, const bf16* b, bf16* c, const GemmTask& task) {
+    using Layout = RingLayout<BM, BN>;
+    constexpr i32 WM = BM / 2, WN = BN / 4;      // a warp's part
+    constexpr i32 FM = WM / 16, FN = WN / 16;    // in fragments of 16 × 16
+    DYNAMIC_SHARED(memory);
+    u32 base = shared_address(memory);
+    i32 warp = i32(warp_id());
+    Tile tile = tile_at(task.tiles, i32(blockIdx.x));
+    Range range = split_range(ceil_div(task.k, GEMM_BK), task.tiles.splits, tile.split);
+    i32 row = tile.row * BM, column = tile.column * BN;
+
+    auto load = [&](i32 block) {
+        if (block < range.last) {
+            u32 shared = base + (block - range.first) % Layout::stages * Layout::stage_bytes;
+            ring_load<BM, a_mn>(shared, a, row, block * GEMM_BK, task.m, task.k);
+            ring_load<BN, b_mn>(shared + Layout::a_bytes, b, column, block * GEMM_BK, task.n, task.k);
+        }
+        copy_async_commit();
+    };
+#pragma unroll
+    for (i32 s = 0; s < Layout::stages - 1; ++s) load(range.first + s);
+
+    f32 d[FM][2 * FN][4] = {};
+    i32 m = warp / 4 * WM, n = warp % 4 * WN;
+    for (i32 block = range.first; block < range.last; ++block) {
+        copy_async_wait<Layout::stages - 2>();
+        __syncthreads();
+        load(block + Layout::stages - 1);
+        u32 shared = base + (block - range.first) % Layout::stages * Layout::stage_bytes;
+#pragma unroll
+        for (i32 k = 0; k < GEMM_BK; k += 16) {
+            u32 fa[FM][4], fb[FN][4];
+#pragma unroll
+            for (i32 i = 0; i < FM; ++i) ring_a<a_mn>(fa[i], shared, m + 16 * i, k);
+#pragma unroll
+            for (i32 j = 0; j < FN; ++j) ring_b<b_mn>(fb[j], shared + Layout::a_bytes, n + 16 * j, k);
+#pragma unroll
+            for (i32 i = 0; i < FM; ++i)
+#pragma unroll
+                for (i32 j = 0; j < FN; ++j) {
+                    mma_16x8x16(d[i][2 * j], fa[i], fb[j][0], fb[j][1]);
+                    mma_16x8x16(d[i][2 * j + 1], fa[i], fb[j][2], fb[j][3]);
+                }
+        }
+    }
+
+    i32 g = i32(lane_id()) / 4, q = i32(lane_id()) % 4;
+#pragma unroll
+    for (i32 i = 0; i < FM; ++i)
+#pragma unroll
+        for (i32 j = 0; j < 2 * FN; ++j)
+#pragma unroll
+            for (i32 h = 0; h < 2; ++h)
+                gemm_put(task, c, tile.split, row + m + 16 * i + g + 8 * h, column + n + 8 * j + 2 * q,
+                         d[i][j][2 * h], d[i][j][2 * h + 1]);
+}
+
+#define GEMM(BM, BN, layout, a_mn, b_mn)                                                          \
+    KERNEL_BOUNDS(gemm_ring_##layout##_##BM##x##BN, 256, 1, const bf16* a, const bf16* b, bf16* c, \
+                  GRID_CONSTANT GemmTask task) {                                                  \
+        ring_gemm<BM, BN, a_mn, b_mn>(a, b, c, task);                                             \
+    }
+GEMM(128, 128, nt, 0, 0)
+GEMM(128, 128, nn, 0, 1)
+GEMM(128, 128, tn, 1, 1)
+GEMM(64, 64, nt, 0, 0)
+GEMM(64, 64, nn, 0, 1)
+GEMM(64, 64, tn, 1, 1)
+#undef GEMM
