@@ -73,6 +73,9 @@ HOST_DEVICE bf16 to_bf16_stochastic(f32 x, u32 random) {
     return bf16{u16((bits + (random & 0xffffu)) >> 16)};
 }
 
+/// Less than every number.
+#define LEAST bits_to_f32(0xff800000u)
+
 /// Two of them, `low` at the lower address.
 DEVICE u32 pack_bf16(f32 low, f32 high) {
 #ifdef __CUDA_ARCH__

@@ -409,9 +409,6 @@ inline f32 __int_as_float(i32 x) {
     std::memcpy(&y, &x, 4);
     return y;
 }
-#ifndef INFINITY
-#define INFINITY __builtin_inff()
-#endif
 
 // ---------------------------------------------------------------------------------------------
 // device.cuh
