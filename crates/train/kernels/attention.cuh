@@ -56,3 +56,17 @@ DEVICE f32 score_log2(f32 raw, f32 scale, f32 cap) {
     if (cap != 0.0f) x = cap * tanh_by_exp(x / cap);
     return x * LOG2_E;
 }
+
+/// A raw score and its gradient before the softmax's, to probability and gradient of the raw score
+/// over `scale`.
+DEVICE void score_gradient(f32& score, f32& gradient, f32 log_sum_log2, f32 delta, bool visible,
+                           const AttentionTask& task) {
+    f32 slope = 1.0f, x = score * task.scale;
+    if (task.cap != 0.0f) {
+        f32 t = tanh_by_exp(x / task.cap);
+        x = task.cap * t;
+        slope = 1.0f - t * t;
+    }
+    score = visible ? exp2_fast(x * LOG2_E - log_sum_log2) : 0.0f;
+    gradient = score * (gradient - delta) * slope;
+}

@@ -10,16 +10,14 @@
 //
 // Method: Dao, FlashAttention-2 (arXiv 2307.08691), with the overlap of Shah et al., FlashAttention-3
 // (arXiv 2407.08608).
-#include "attention.cuh"
-#include "hopper.cuh"
-
-constexpr i32 BQ = 128;
+#include "attention_hopper.cuh"
 
 template <i32 D>
 struct ForwardLayout {
+    static constexpr i32 queries = 128;
     static constexpr i32 keys = D == 256 ? 64 : 128;
     static constexpr i32 panels = D / 64;
-    static constexpr u32 q_bytes = BQ * D * 2;
+    static constexpr u32 q_bytes = queries * D * 2;
     static constexpr u32 kv_bytes = keys * D * 2;
     static constexpr u32 k = q_bytes;
     static constexpr u32 v = k + 2 * kv_bytes;
@@ -31,14 +29,6 @@ struct ForwardLayout {
     static constexpr u32 empty_v = empty_k + 16;
     static constexpr u32 bytes = empty_v + 16;
 };
-
-/// Brings `rows` rows of one head, panel by panel of 64 columns.
-template <i32 panels, i32 rows>
-DEVICE void load_head(u32 shared, const TensorMap& map, u32 barrier, i32 head, i32 row) {
-#pragma unroll
-    for (i32 p = 0; p < panels; ++p)
-        tensor_load_3d(shared + p * rows * 128, map, barrier, 64 * p, head, row);
-}
 
 /// One row pair's running maximum and sum.
 struct Softmax {
@@ -84,21 +74,11 @@ DEVICE void softmax_step(f32 (&s)[keys / 2], Softmax& state, f32 (&shrink)[2], c
     }
 }
 
-/// Probabilities as the a operand of sixteen keys from 16 · step on.
-template <i32 keys>
-DEVICE void probabilities(u32 (&a)[4], const f32 (&s)[keys / 2], i32 step) {
-#pragma unroll
-    for (i32 i = 0; i < 4; ++i) {
-        i32 at = 4 * (2 * step + i / 2) + 2 * (i % 2);
-        a[i] = pack_bf16(s[at], s[at + 1]);
-    }
-}
-
 template <i32 D>
 DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, const AttentionTask& task,
                               bf16* out, f32* log_sums) {
     using Layout = ForwardLayout<D>;
-    constexpr i32 BKV = Layout::keys;
+    constexpr i32 BQ = Layout::queries, BKV = Layout::keys;
     DYNAMIC_SHARED(memory);
     u32 base = shared_address(memory);
     AttentionTile tile = task.list[blockIdx.x];
@@ -191,7 +171,7 @@ DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, c
     };
     auto to_operand = [&] {
 #pragma unroll
-        for (i32 k = 0; k < BKV / 16; ++k) probabilities<BKV>(p[k], s, k);
+        for (i32 k = 0; k < BKV / 16; ++k) as_operand(p[k], s, k);
     };
 
     mbarrier_wait(base + Layout::full_q, 0);
