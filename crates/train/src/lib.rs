@@ -12,6 +12,7 @@ mod byte_level;
 pub mod checkpoint;
 pub mod config;
 pub mod course;
+pub mod cuda;
 pub mod data;
 mod disk;
 pub mod encoder;

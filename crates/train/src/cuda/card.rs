@@ -1,0 +1,253 @@
+//! A card, over the CUDA driver. The driver is loaded at run time; where there is none, or no card,
+//! [`Card::open`] says what is missing.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result};
+use artifact::error::user;
+use cudarc::driver::{result, sys};
+
+use super::driver::{Address, Arguments, Driver, Facts, Grid, TensorMap, TensorShape};
+use super::kernels::{architecture, file_of};
+use super::nvrtc::Nvrtc;
+
+/// One card and one stream of work on it.
+pub struct Card {
+    facts: Facts,
+    architecture: String,
+    /// Most dynamic shared memory of a block.
+    shared: i32,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    modules: Mutex<Modules>,
+}
+
+#[derive(Default)]
+struct Modules {
+    by_file: HashMap<&'static str, sys::CUmodule>,
+    functions: HashMap<String, sys::CUfunction>,
+}
+
+// SAFETY: the driver's handles may be used from any thread; the maps are behind a lock.
+unsafe impl Send for Card {}
+// SAFETY: as above.
+unsafe impl Sync for Card {}
+
+/// Why there is no card to use; `None` if there is one.
+#[must_use]
+pub fn missing() -> Option<&'static str> {
+    // SAFETY: this only tries to load the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Some("the CUDA driver (libcuda.so.1) is not installed");
+    }
+    if result::init().is_err() {
+        return Some(
+            "the CUDA driver cannot be started; is a card there, and may this user use it?",
+        );
+    }
+    match result::device::get_count() {
+        Ok(count) if count > 0 => None,
+        _ => Some("the CUDA driver sees no card"),
+    }
+}
+
+impl Card {
+    /// The card of this number.
+    ///
+    /// # Errors
+    /// A user error where there is no driver, no such card, or one that is too old.
+    pub fn open(number: i32) -> Result<Self> {
+        if let Some(what) = missing() {
+            return Err(user(format!("--device cuda: {what}; --device cpu runs without")));
+        }
+        let device = result::device::get(number)
+            .map_err(|_| user(format!("--device cuda: there is no card number {number}")))?;
+        use sys::CUdevice_attribute_enum as Attribute;
+        // SAFETY: the device exists.
+        let attribute = |a| unsafe { result::device::get_attribute(device, a) };
+        let capability = (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32,
+        );
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        // SAFETY: the device exists; the context is retained until the drop.
+        let context = unsafe { result::primary_ctx::retain(device) }?;
+        // SAFETY: the context was just made.
+        unsafe { result::ctx::set_current(context) }?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        let (free, memory) = result::mem_get_info()?;
+        let facts = Facts {
+            name: result::device::get_name(device)?,
+            capability,
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
+            memory: memory as u64,
+            free: free as u64,
+        };
+        let architecture = architecture(capability)?;
+        Ok(Self { facts, architecture, shared, context, stream, modules: Mutex::default() })
+    }
+
+    /// Makes the context this thread's.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context lives as long as the card.
+        Ok(unsafe { result::ctx::set_current(self.context) }?)
+    }
+
+    /// A kernel's handle; compiles its file where that was not done yet.
+    fn function(&self, kernel: &str) -> Result<sys::CUfunction> {
+        let mut modules = self.modules.lock().expect("no panic while it is held");
+        if let Some(&function) = modules.functions.get(kernel) {
+            return Ok(function);
+        }
+        let file = file_of(kernel)?;
+        let module = match modules.by_file.get(file.name) {
+            Some(&module) => module,
+            None => {
+                let cubin = Nvrtc::get()?.cubin(file, &self.architecture)?;
+                // SAFETY: a whole cubin, which the driver copies.
+                let module = unsafe { result::module::load_data(cubin.as_ptr().cast()) }
+                    .with_context(|| format!("loading {} for {}", file.name, self.architecture))?;
+                modules.by_file.insert(file.name, module);
+                module
+            }
+        };
+        // SAFETY: the module is loaded.
+        let function = unsafe { result::module::get_function(module, CString::new(kernel)?) }
+            .with_context(|| format!("{kernel} in {}", file.name))?;
+        use sys::CUfunction_attribute_enum as Attribute;
+        // SAFETY: the function is alive.
+        unsafe {
+            let fixed = result::function::get_function_attribute(
+                function,
+                Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+            )?;
+            result::function::set_function_attribute(
+                function,
+                Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                self.shared - fixed,
+            )?;
+        }
+        modules.functions.insert(kernel.to_owned(), function);
+        Ok(function)
+    }
+
+    /// The stream that all work goes to, for events and graphs.
+    #[must_use]
+    pub fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+}
+
+impl Driver for Card {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        self.enter()?;
+        // SAFETY: `free` gives it back.
+        unsafe { result::malloc_sync(bytes.max(1)) }
+            .map_err(|err| user(format!("the card has no {bytes} bytes left ({err})")))
+    }
+
+    fn free(&self, at: Address) {
+        if self.enter().is_ok() {
+            // SAFETY: it came from `allocate`; the driver waits for work that uses it.
+            let _ = unsafe { result::free_sync(at) };
+        }
+    }
+
+    fn copy_in(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller owns the range. The driver has read pageable memory when this returns.
+        Ok(unsafe { result::memcpy_htod_async(to, bytes, self.stream) }?)
+    }
+
+    fn copy_out(&self, bytes: &mut [u8], from: Address) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller owns the range, and the wait makes the copy whole.
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }?;
+        self.synchronize()
+    }
+
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller owns the ranges.
+        Ok(unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }?)
+    }
+
+    fn zero(&self, at: Address, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller owns the range.
+        Ok(unsafe { result::memset_d8_async(at, 0, bytes, self.stream) }?)
+    }
+
+    fn launch(&self, kernel: &str, grid: Grid, mut arguments: Arguments) -> Result<()> {
+        self.enter()?;
+        let function = self.function(kernel)?;
+        let [x, y, z] = grid.blocks;
+        let mut pointers = arguments.pointers();
+        // SAFETY: the arguments are those that the kernel declares; the driver copies them.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (grid.threads, 1, 1),
+                grid.shared,
+                self.stream,
+                &mut pointers,
+            )
+        }
+        .with_context(|| format!("{kernel} over {grid:?}"))
+    }
+
+    fn tensor_map(&self, shape: &TensorShape) -> Result<TensorMap> {
+        self.enter()?;
+        let mut map = TensorMap([0; 16]);
+        let steps = [1_u32; 3];
+        // SAFETY: the map has the driver's size and alignment; the arrays have `rank` entries or more.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                (&raw mut map).cast(),
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                shape.rank,
+                shape.base as *mut core::ffi::c_void,
+                shape.sizes.as_ptr(),
+                shape.strides.as_ptr(),
+                shape.boxes.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .with_context(|| format!("describing {shape:?}"))?;
+        Ok(map)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(self.stream) }.context("a kernel failed on the card")
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        if self.enter().is_err() {
+            return;
+        }
+        // SAFETY: nothing uses the stream and the modules after this.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            for module in self.modules.get_mut().map(|m| m.by_file.values()).into_iter().flatten() {
+                let _ = result::module::unload(*module);
+            }
+            let _ = result::stream::destroy(self.stream);
+        }
+    }
+}

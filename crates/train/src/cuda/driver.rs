@@ -1,0 +1,154 @@
+//! What the engine needs of a device: memory, copies, launches, descriptions of tensors. A card is
+//! one (over the CUDA driver), the emulation of the kernels on the host another; all launch code is
+//! written over this, so that it is tested where there is no card.
+
+use anyhow::Result;
+
+/// Where something stands in the device's memory.
+pub type Address = u64;
+
+/// What a device is.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its name, `NVIDIA H200` for one.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (u32, u32),
+    /// Multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of memory, in all.
+    pub memory: u64,
+    /// Bytes of memory that are free.
+    pub free: u64,
+}
+
+impl Facts {
+    /// Whether it has Hopper's copy engine and warpgroup products.
+    #[must_use]
+    pub fn is_hopper(&self) -> bool {
+        self.capability.0 == 9
+    }
+}
+
+/// A two- or three-dimensional tensor of bf16 as the copy engine sees it. Sizes, innermost first;
+/// `strides[i]` is the bytes from one index of dimension i + 1 to the next. Boxes have 64 columns,
+/// which stand in shared memory under the 128-byte swizzle.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorShape {
+    /// Its first element.
+    pub base: Address,
+    /// Two or three.
+    pub rank: u32,
+    /// Elements by dimension.
+    pub sizes: [u64; 3],
+    /// Bytes between indices of the outer dimensions, multiples of 16.
+    pub strides: [u64; 2],
+    /// Elements that one copy brings, by dimension.
+    pub boxes: [u32; 3],
+}
+
+/// What [`Driver::tensor_map`] makes of a [`TensorShape`]; a kernel's argument.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct TensorMap(pub [u64; 16]);
+
+/// One argument, aligned as the strictest of them needs.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Slot([u8; 128]);
+
+/// A kernel's arguments, in order.
+#[derive(Default)]
+pub struct Arguments(Vec<Slot>);
+
+impl Arguments {
+    /// No arguments yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more. `T` is what the kernel declares: a number, an [`Address`] for a pointer, or a
+    /// `repr(C)` struct of at most 128 bytes.
+    #[must_use]
+    pub fn with<T: Copy>(mut self, value: T) -> Self {
+        const { assert!(size_of::<T>() <= 128 && align_of::<T>() <= 64) };
+        let mut slot = Slot([0; 128]);
+        // SAFETY: the slot is large and aligned enough, as asserted.
+        unsafe { slot.0.as_mut_ptr().cast::<T>().write(value) };
+        self.0.push(slot);
+        self
+    }
+
+    /// Pointers to each, as the driver takes them.
+    pub fn pointers(&mut self) -> Vec<*mut core::ffi::c_void> {
+        self.0.iter_mut().map(|slot| slot.0.as_mut_ptr().cast()).collect()
+    }
+}
+
+/// How many blocks of how many threads, and how much shared memory a block asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Blocks.
+    pub blocks: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+}
+
+impl Grid {
+    /// `blocks` blocks in one dimension.
+    #[must_use]
+    pub fn line(blocks: usize, threads: u32) -> Self {
+        Self { blocks: [u32::try_from(blocks).unwrap_or(u32::MAX), 1, 1], threads, shared: 0 }
+    }
+}
+
+/// A device. Work is carried out in the order in which it is asked for.
+pub trait Driver: Send + Sync {
+    /// What it is.
+    fn facts(&self) -> &Facts;
+    /// Reserves memory, aligned to 256 bytes.
+    ///
+    /// # Errors
+    /// If there is not enough.
+    fn allocate(&self, bytes: usize) -> Result<Address>;
+    /// Gives memory back.
+    fn free(&self, at: Address);
+    /// Copies from the host.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn copy_in(&self, to: Address, bytes: &[u8]) -> Result<()>;
+    /// Copies to the host, once all work before it is done.
+    ///
+    /// # Errors
+    /// If the device reports a fault, which may be that of earlier work.
+    fn copy_out(&self, bytes: &mut [u8], from: Address) -> Result<()>;
+    /// Copies inside the device's memory.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()>;
+    /// Sets bytes to zero.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn zero(&self, at: Address, bytes: usize) -> Result<()>;
+    /// Runs a kernel.
+    ///
+    /// # Errors
+    /// If there is no such kernel, it cannot be compiled, or the device refuses the launch.
+    fn launch(&self, kernel: &str, grid: Grid, arguments: Arguments) -> Result<()>;
+    /// Describes a tensor to the copy engine.
+    ///
+    /// # Errors
+    /// If the device refuses the shape.
+    fn tensor_map(&self, shape: &TensorShape) -> Result<TensorMap>;
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// If some of it failed.
+    fn synchronize(&self) -> Result<()>;
+}

@@ -1,0 +1,234 @@
+//! The kernels on the host: `kernels/host/kernels.cpp` compiled by the machine's C++ compiler into a
+//! library, behind the same [`Driver`] as a card. For tests: it is exact about what the kernels
+//! compute and strict about how, and as slow as that sounds.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use libloading::Library;
+
+use super::driver::{Address, Arguments, Driver, Facts, Grid, TensorMap, TensorShape};
+
+type LaunchFn =
+    unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void) -> c_int;
+
+/// Bytes before and after each allocation that nothing may write.
+const GUARD: usize = 256;
+const GUARD_BYTE: u8 = 0xa5;
+
+/// The emulation; one kernel at a time.
+pub struct Emulator {
+    library: &'static Mutex<Library>,
+    facts: Facts,
+    memory: Mutex<Vec<(Address, usize, std::alloc::Layout)>>,
+}
+
+impl Emulator {
+    /// A device of this compute capability, or `None` where there is no C++ compiler.
+    ///
+    /// # Panics
+    /// If the kernels do not compile.
+    #[must_use]
+    pub fn new(capability: (u32, u32)) -> Option<Self> {
+        static LIBRARY: OnceLock<Option<Mutex<Library>>> = OnceLock::new();
+        let library = LIBRARY.get_or_init(|| {
+            let compiler = compiler()?;
+            let path = build(&compiler).expect("the kernels compile for the host");
+            // SAFETY: the library is ours; loading it registers its kernels.
+            Some(Mutex::new(unsafe { Library::new(path) }.expect("the library loads")))
+        });
+        let facts = Facts {
+            name: "emulation".to_owned(),
+            capability,
+            multiprocessors: 3,
+            memory: 1 << 30,
+            free: 1 << 30,
+        };
+        library.as_ref().map(|library| Self { library, facts, memory: Mutex::default() })
+    }
+
+    /// Whether something wrote past the ends of an allocation.
+    fn check_guards(&self, kernel: &str) -> Result<()> {
+        for &(at, len, _) in self.memory.lock().expect("no panic while it is held").iter() {
+            // SAFETY: guards on both sides belong to the allocation.
+            let (before, after) = unsafe {
+                (
+                    std::slice::from_raw_parts((at as usize - GUARD) as *const u8, GUARD),
+                    std::slice::from_raw_parts((at as usize + len) as *const u8, GUARD),
+                )
+            };
+            ensure!(
+                before.iter().chain(after).all(|&b| b == GUARD_BYTE),
+                "{kernel} wrote past the ends of {len} bytes"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The machine's C++ compiler: $CXX, or c++.
+fn compiler() -> Option<String> {
+    let name = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    Command::new(&name).arg("--version").output().ok().filter(|o| o.status.success()).map(|_| name)
+}
+
+/// Compiles the kernels; the library's path. Built once for each state of the sources.
+fn build(compiler: &str) -> Result<PathBuf> {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let mut hasher = blake3::Hasher::new();
+    for folder in [kernels.clone(), kernels.join("host")] {
+        let mut files: Vec<_> =
+            std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+        files.sort();
+        for file in files.iter().filter(|f| f.is_file()) {
+            hasher.update(&std::fs::read(file)?);
+        }
+    }
+    let folder = std::env::temp_dir();
+    let path = folder.join(format!("isogloss-kernels-{}.so", &hasher.finalize().to_hex()[..16]));
+    if path.exists() {
+        return Ok(path);
+    }
+    let part = folder.join(format!("isogloss-kernels-{}.part", std::process::id()));
+    let output = Command::new(compiler)
+        .args(["-std=c++17", "-O2", "-w", "-shared", "-fPIC", "-o"])
+        .arg(&part)
+        .arg(kernels.join("host/kernels.cpp"))
+        .output()
+        .context("running the C++ compiler")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::rename(&part, &path)?;
+    Ok(path)
+}
+
+/// The emulation's own form of a tensor map; see `Tensor` in emulate_hopper.h.
+#[repr(C)]
+struct HostTensor {
+    base: Address,
+    rank: u32,
+    element_bytes: u32,
+    swizzle_bytes: u32,
+    boxes: [u32; 3],
+    sizes: [u64; 3],
+    strides: [u64; 2],
+}
+
+impl Driver for Emulator {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        let layout = std::alloc::Layout::from_size_align(bytes + 2 * GUARD, 256)?;
+        // SAFETY: the size is not zero.
+        let base = unsafe { std::alloc::alloc(layout) };
+        ensure!(!base.is_null(), "out of memory");
+        // SAFETY: inside the allocation. Fresh memory is NaN, so that what is read before it is
+        // written shows.
+        unsafe {
+            base.write_bytes(0xff, bytes + 2 * GUARD);
+            base.write_bytes(GUARD_BYTE, GUARD);
+            base.add(GUARD + bytes).write_bytes(GUARD_BYTE, GUARD);
+        }
+        let at = base as Address + GUARD as Address;
+        self.memory.lock().expect("no panic while it is held").push((at, bytes, layout));
+        Ok(at)
+    }
+
+    fn free(&self, at: Address) {
+        let mut memory = self.memory.lock().expect("no panic while it is held");
+        if let Some(place) = memory.iter().position(|m| m.0 == at) {
+            let (at, _, layout) = memory.swap_remove(place);
+            // SAFETY: it came from `allocate` with this layout.
+            unsafe { std::alloc::dealloc((at as usize - GUARD) as *mut u8, layout) };
+        }
+    }
+
+    fn copy_in(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the caller owns the range.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn copy_out(&self, bytes: &mut [u8], from: Address) -> Result<()> {
+        // SAFETY: the caller owns the range.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len());
+        }
+        Ok(())
+    }
+
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
+        // SAFETY: the caller owns the ranges.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    fn zero(&self, at: Address, bytes: usize) -> Result<()> {
+        // SAFETY: the caller owns the range.
+        unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
+    fn launch(&self, kernel: &str, grid: Grid, mut arguments: Arguments) -> Result<()> {
+        let name = CString::new(kernel)?;
+        let library = self.library.lock().expect("no panic while it is held");
+        // SAFETY: the function has this type, and the kernel reads as many arguments as it
+        // declares.
+        let code = unsafe {
+            let launch = library.get::<LaunchFn>(b"emulate_launch")?;
+            let block = [grid.threads, 1, 1];
+            let mut pointers = arguments.pointers();
+            launch(
+                name.as_ptr(),
+                grid.blocks.as_ptr(),
+                block.as_ptr(),
+                grid.shared,
+                pointers.as_mut_ptr(),
+            )
+        };
+        drop(library);
+        if code != 0 {
+            bail!("no kernel is called {kernel}");
+        }
+        self.check_guards(kernel)
+    }
+
+    fn tensor_map(&self, shape: &TensorShape) -> Result<TensorMap> {
+        ensure!(shape.base.is_multiple_of(16), "a tensor that does not begin at 16 bytes");
+        for stride in &shape.strides[..shape.rank as usize - 1] {
+            ensure!(stride.is_multiple_of(16), "a stride of {stride} bytes");
+        }
+        ensure!(shape.boxes[0] == 64 && shape.boxes.iter().all(|&b| b <= 256), "{shape:?}");
+        let mut map = TensorMap([0; 16]);
+        let host = HostTensor {
+            base: shape.base,
+            rank: shape.rank,
+            element_bytes: 2,
+            swizzle_bytes: 128,
+            boxes: shape.boxes,
+            sizes: shape.sizes,
+            strides: shape.strides,
+        };
+        // SAFETY: a map has room for it.
+        unsafe { (&raw mut map).cast::<HostTensor>().write(host) };
+        Ok(map)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let all: Vec<_> =
+            self.memory.lock().map(|m| m.iter().map(|m| m.0).collect()).unwrap_or_default();
+        for at in all {
+            self.free(at);
+        }
+    }
+}
