@@ -1,8 +1,8 @@
-// One step of AdamW over all parameters in one launch (Loshchilov and Hutter, arXiv 1711.05101), in the
+// One step of AdamW on one parameter (Loshchilov and Hutter, arXiv 1711.05101), in the
 // arithmetic of the CPU form: weights shrink first, moments are corrected for their zero start, eps is
 // added to the corrected root.
 //
-// A block takes one span of one parameter. Where there is no f32 master copy, the bf16 weight is rounded
+// A block takes one span. Where there is no f32 master copy, the bf16 weight is rounded
 // by chance, from a hash of (seed, parameter, element), so that small steps are not lost and a run
 // repeats.
 #include "device.cuh"
@@ -16,6 +16,8 @@ struct AdamWParameter {
     i64 count;
     f32 keep;            // 1 − learning rate · weight decay
     i32 half;
+    i32 stream;          // which parameter, for the drawn bits
+    i32 unused;
 };
 
 struct AdamWStep {
@@ -29,11 +31,6 @@ struct AdamWStep {
 
 /// Elements of one block.
 constexpr i32 ADAMW_SPAN = 4096;
-
-struct AdamWSpan {
-    i32 parameter;
-    i32 part;            // elements from part · ADAMW_SPAN on
-};
 
 /// Uniform bits from three numbers (the finaliser of MurmurHash3, twice).
 HOST_DEVICE u32 random_bits(u32 seed, u32 stream, u32 index) {
@@ -59,18 +56,15 @@ DEVICE void store_state(void* state, i64 i, i32 half, f32 value, u32 random) {
         static_cast<f32*>(state)[i] = value;
 }
 
-KERNEL(adamw, const AdamWParameter* parameters, const AdamWSpan* spans, const f32* scale,
-       GRID_CONSTANT AdamWStep step) {
-    AdamWSpan span = spans[blockIdx.x];
-    AdamWParameter p = parameters[span.parameter];
+KERNEL(adamw, GRID_CONSTANT AdamWParameter p, const f32* scale, GRID_CONSTANT AdamWStep step) {
     f32 clip = step.scale * (scale ? *scale : 1.0f);
-    i64 first = i64(span.part) * ADAMW_SPAN;
+    i64 first = i64(blockIdx.x) * ADAMW_SPAN;
     for (i64 i = first + threadIdx.x; i < first + ADAMW_SPAN && i < p.count; i += blockDim.x) {
         f32 g = p.gradient[i] * clip;
         f32 m = load_state(p.first, i, p.half), v = load_state(p.second, i, p.half);
         m = step.beta1 * m + (1.0f - step.beta1) * g;
         v = step.beta2 * v + (1.0f - step.beta2) * g * g;
-        u32 random = random_bits(step.seed, u32(span.parameter), u32(i));
+        u32 random = random_bits(step.seed, u32(p.stream), u32(i));
         store_state(p.first, i, p.half, m, random);
         store_state(p.second, i, p.half, v, random >> 16);
         f32 w = p.master ? p.master[i] : to_f32(p.weight[i]);
@@ -79,7 +73,7 @@ KERNEL(adamw, const AdamWParameter* parameters, const AdamWSpan* spans, const f3
             p.master[i] = w;
             p.weight[i] = to_bf16(w);
         } else {
-            p.weight[i] = to_bf16_stochastic(w, random_bits(step.seed ^ 0x27d4eb2fu, u32(span.parameter), u32(i)));
+            p.weight[i] = to_bf16_stochastic(w, random_bits(step.seed ^ 0x27d4eb2fu, u32(p.stream), u32(i)));
         }
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use crate::model::weights::{Spec, Weights};
 use crate::model::{Decoder, Gradients};
-use crate::ops::{AdamWStep, Backend, Cpu};
+use crate::ops::{AdamWStep, Backend, Cpu, Kind};
 
 /// AdamW with decoupled weight decay on matrices alone, not on norms and biases.
 pub struct AdamW<B: Backend = Cpu> {
@@ -35,7 +35,7 @@ impl<B: Backend + Clone> AdamW<B> {
     #[must_use]
     pub fn new(model: &Decoder<B>) -> Self {
         let specs = model.specs();
-        let zeros = || specs.map(|spec| model.backend().zeros(spec.elements()));
+        let zeros = || specs.map(|spec| model.backend().zeros(Kind::Moment, spec.elements()));
         let moments = [zeros(), zeros()];
         Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, steps: 0, moments, specs }
     }

@@ -1,11 +1,20 @@
 //! The engine on a card: our own kernels (in `kernels/`), compiled for the card when they are first
-//! used, and the launch code for them.
+//! used, and the launch code for them. [`Cuda`] is the set of operations over a [`driver::Driver`]:
+//! a [`Card`], or in tests the emulation of the kernels on the host.
 
+pub mod attention;
+mod backend;
 mod card;
 pub mod driver;
 #[cfg(test)]
 mod emulator;
+pub mod gemm;
 pub mod kernels;
+pub mod memory;
+mod norm;
 pub mod nvrtc;
+#[cfg(test)]
+mod tests;
 
+pub use backend::Cuda;
 pub use card::{Card, missing};

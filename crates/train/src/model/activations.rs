@@ -4,7 +4,7 @@
 
 use super::ModelConfig;
 use super::family::Block;
-use crate::ops::Backend;
+use crate::ops::{Backend, Kind};
 
 /// Tensors of one pass. Training keeps every layer's; without a gradient one layer's serve all in
 /// turn.
@@ -111,20 +111,22 @@ impl<T> Activations<T> {
         let (parallel, sandwich) =
             (config.family.block == Block::Parallel, config.family.block == Block::Sandwich);
         let depth = if gradient { config.num_hidden_layers } else { 1 };
-        let zeros = |width: usize| backend.zeros(rows * width);
+        let zeros = |width: usize| backend.zeros(Kind::Activation, rows * width);
+        let statistic = |width: usize| backend.zeros(Kind::Statistic, rows * width);
         let zeros_if = |needed: bool, width: usize| zeros(if needed { width } else { 0 });
-        let normed = |width: usize, norms: usize| Normed { x: zeros(width), inverse: zeros(norms) };
+        let normed =
+            |width: usize, norms: usize| Normed { x: zeros(width), inverse: statistic(norms) };
         let layer = |_| LayerActivations {
-            input_inverse: zeros(1),
+            input_inverse: statistic(1),
             projected: config
                 .qk_norm
                 .then(|| normed(heads.qkv_width(), heads.queries + heads.key_values)),
             qkv: zeros(heads.qkv_width()),
             attended: zeros(heads.query_width()),
-            log_sums: zeros(heads.queries),
+            log_sums: statistic(heads.queries),
             attention_out: sandwich.then(|| normed(c, 1)),
             mid: (!parallel).then(|| zeros(c)),
-            mid_inverse: zeros_if(!parallel, 1),
+            mid_inverse: statistic(usize::from(!parallel)),
             gate_up: zeros(2 * f),
             feed_forward_out: sandwich.then(|| normed(c, 1)),
         };
@@ -144,9 +146,9 @@ impl<T> Activations<T> {
             head: HeadActivations {
                 stream: normed(c, 1),
                 normed: zeros(c),
-                losses: zeros(1),
+                losses: statistic(1),
                 dnormed: zeros_if(gradient, c),
-                logits: backend.zeros(0),
+                logits: backend.zeros(Kind::Statistic, 0),
             },
             rows,
         }

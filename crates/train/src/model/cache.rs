@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::activations::Activations;
 use super::decoder::{Attend, Pass};
 use super::{Batch, Decoder, ModelConfig, Packed};
-use crate::ops::{AttentionShape, Backend, CacheShape, Cpu};
+use crate::ops::{AttentionShape, Backend, CacheShape, Cpu, Kind};
 
 /// Tokens of prompts that are run together; a longer prompt is run alone.
 const PREFILL: usize = 1024;
@@ -53,7 +53,7 @@ impl<B: Backend + Clone> KvCache<B> {
         let attention = AttentionShape::plain(model.config.heads());
         let shape = CacheShape { attention, capacity };
         let layers = (0..model.config.num_hidden_layers)
-            .map(|_| model.backend.zeros(slots * shape.slot_len()))
+            .map(|_| model.backend.zeros(Kind::Activation, slots * shape.slot_len()))
             .collect();
         Self { layers, capacity, lengths: vec![0; slots] }
     }
@@ -152,7 +152,7 @@ impl<B: Backend + Clone> Decoder<B> {
         let (packed, slots) = (batch.pack(&self.backend), self.backend.index(&slots));
         let capacity = cache.capacity;
         let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, capacity };
-        let values = self.logits(&packed, attend, batch.tokens.len());
+        let values = self.logits(&packed, attend, batch.tokens.len())?;
         for &(slot, tokens) in sequences {
             cache.lengths[slot] = tokens.len();
         }
@@ -187,7 +187,7 @@ impl<B: Backend + Clone> Decoder<B> {
         let slots = self.backend.index(&slots);
         let capacity = cache.capacity;
         let attend = Attend::Step { caches: &mut cache.layers, slots: &slots, capacity };
-        let values = self.logits(&packed, attend, tokens.len());
+        let values = self.logits(&packed, attend, tokens.len())?;
         for &(slot, _) in tokens {
             cache.lengths[slot] += 1;
         }
@@ -195,9 +195,14 @@ impl<B: Backend + Clone> Decoder<B> {
     }
 
     /// Logits of the rows of `packed` that count.
-    fn logits(&mut self, packed: &Packed<B>, attend: Attend<'_, B>, rows: usize) -> Vec<f32> {
+    fn logits(
+        &mut self,
+        packed: &Packed<B>,
+        attend: Attend<'_, B>,
+        rows: usize,
+    ) -> Result<Vec<f32>> {
         if rows == 0 {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let kept =
             Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
@@ -210,7 +215,9 @@ impl<B: Backend + Clone> Decoder<B> {
             rows_apart: true,
         };
         pass.forward(packed, kept, attend);
-        pass.logits(packed, kept)
+        let logits = pass.logits(packed, kept);
+        self.backend.check()?;
+        Ok(logits)
     }
 }
 

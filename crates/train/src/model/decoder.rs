@@ -11,7 +11,7 @@ use super::family::Block;
 use super::weights::{LayerWeights, Projection, Weights};
 use super::{ModelConfig, Packed};
 use crate::ops::{
-    Backend, CacheShape, HeadGradient, LinearShape, NormGradients, Plus, SavedAttention,
+    Backend, CacheShape, HeadGradient, Kind, LinearShape, NormGradients, Plus, SavedAttention,
 };
 
 /// What attention looks at. What goes through a cache takes the form of products whose rows do not
@@ -398,7 +398,7 @@ impl<B: Backend> Pass<'_, B> {
         let shape = self.config.head(counted);
         let len = counted * shape.linear.outputs;
         if ops.len(&head.logits) < len {
-            head.logits = ops.zeros(len);
+            head.logits = ops.zeros(Kind::Statistic, len);
         }
         let (weight, linear) = (self.weights.head(), shape.linear);
         ops.linear_rows(&mut head.logits, &head.normed, weight, Plus::NOTHING, linear);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use crate::ops::{Backend, Cpu};
+use crate::ops::{Backend, Cpu, Kind};
 use activations::Activations;
 use decoder::{Attend, Pass};
 use weights::{Spec, Weights};
@@ -137,7 +137,8 @@ impl<B: Backend + Clone> Decoder<B> {
         mut values: impl FnMut(&Spec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
-        let weights = specs.try_map(|spec| values(spec).map(|values| backend.tensor(values)))?;
+        let weights = specs
+            .try_map(|spec| values(spec).map(|values| backend.tensor(Kind::Weight, values)))?;
         let (angles, training, inference) = ((Vec::new(), 0), None, None);
         Ok(Self { backend, config, specs, weights, angles, training, inference })
     }
@@ -201,6 +202,7 @@ impl<B: Backend + Clone> Decoder<B> {
         };
         pass.forward(&packed, kept, Attend::Documents);
         let losses = pass.losses(&packed, kept, Some((scale, &mut gradients.weights)));
+        self.backend.check()?;
         Ok(spread(&losses, &packed.counted_rows, rows))
     }
 
@@ -224,6 +226,7 @@ impl<B: Backend + Clone> Decoder<B> {
         };
         pass.forward(&packed, kept, Attend::Documents);
         let losses = pass.losses(&packed, kept, None);
+        self.backend.check()?;
         Ok(spread(&losses, &packed.counted_rows, rows))
     }
 
@@ -245,7 +248,7 @@ impl<B: Backend + Clone> Decoder<B> {
         if self.angles.1 < positions {
             let positions = positions.next_power_of_two();
             let table = |rope: &rope::Rope| {
-                self.backend.tensor(rope.table(positions, self.config.head_dim))
+                self.backend.tensor(Kind::Statistic, rope.table(positions, self.config.head_dim))
             };
             self.angles = (self.config.ropes.iter().map(table).collect(), positions);
         }
@@ -312,7 +315,7 @@ impl<B: Backend + Clone> Gradients<B> {
     /// Zeros for a model.
     #[must_use]
     pub fn zeros(model: &Decoder<B>) -> Self {
-        let weights = model.specs.map(|spec| model.backend.zeros(spec.elements()));
+        let weights = model.specs.map(|spec| model.backend.zeros(Kind::Gradient, spec.elements()));
         Self { backend: model.backend.clone(), specs: Arc::clone(&model.specs), weights }
     }
 

@@ -23,19 +23,20 @@ pub struct AdamWStep {
 }
 
 /// The step's constants, in f64 until the last moment.
-struct Factors {
-    keep: f32,
-    beta1: f32,
-    beta2: f32,
+pub(crate) struct Factors {
+    /// 1 − lr · weight_decay
+    pub keep: f32,
+    pub beta1: f32,
+    pub beta2: f32,
     /// lr / (1 − β₁ᵗ)
-    rate: f32,
+    pub rate: f32,
     /// 1 / √(1 − β₂ᵗ)
-    root: f32,
-    eps: f32,
+    pub root: f32,
+    pub eps: f32,
 }
 
 impl AdamWStep {
-    fn factors(&self) -> Factors {
+    pub(crate) fn factors(&self) -> Factors {
         let (lr, steps) = (f64::from(self.learning_rate), self.step as f64);
         Factors {
             keep: (1.0 - lr * f64::from(self.weight_decay)) as f32,

@@ -259,21 +259,44 @@ pub struct HeadGradient<'a, T: ?Sized> {
     pub head: Option<&'a mut T>,
 }
 
+/// What a tensor is for, by which a backend chooses how its values stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A parameter.
+    Weight,
+    /// A parameter's gradient, summed over many products.
+    Gradient,
+    /// What the optimiser keeps of a parameter.
+    Moment,
+    /// What passes from operation to operation, and its gradients.
+    Activation,
+    /// Few values that have to be exact: log sums, losses, angles, logits.
+    Statistic,
+}
+
 /// A set of operations over tensors in some memory.
 ///
 /// A tensor is a run of f32 values; it may be longer than an operation needs, and shapes come
 /// beside it. Operations run in the order in which they are called. Each is a pure function of its
 /// inputs, bit for bit, whatever the number of threads.
 pub trait Backend {
-    /// f32 values.
+    /// Values.
     type Tensor: Send + Sync;
     /// u32 values: token ids, positions, starts of documents.
     type Index: Send + Sync;
 
     /// `len` zeros.
-    fn zeros(&self, len: usize) -> Self::Tensor;
+    fn zeros(&self, kind: Kind, len: usize) -> Self::Tensor;
     /// Moves values into the backend's memory.
-    fn tensor(&self, values: Vec<f32>) -> Self::Tensor;
+    fn tensor(&self, kind: Kind, values: Vec<f32>) -> Self::Tensor;
+    /// The first fault since the last call, of which there are none in host memory. After a fault
+    /// all operations do nothing.
+    ///
+    /// # Errors
+    /// If the device reported one.
+    fn check(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// Copies the first `len` values out.
     fn values(&self, tensor: &Self::Tensor, len: usize) -> Vec<f32>;
     /// Number of values.

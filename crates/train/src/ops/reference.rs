@@ -11,10 +11,10 @@ impl Backend for Reference {
     type Tensor = Vec<f32>;
     type Index = Vec<u32>;
 
-    fn zeros(&self, len: usize) -> Vec<f32> {
+    fn zeros(&self, _kind: Kind, len: usize) -> Vec<f32> {
         vec![0.0; len]
     }
-    fn tensor(&self, values: Vec<f32>) -> Vec<f32> {
+    fn tensor(&self, _kind: Kind, values: Vec<f32>) -> Vec<f32> {
         values
     }
     fn values(&self, tensor: &Vec<f32>, len: usize) -> Vec<f32> {

@@ -1,0 +1,694 @@
+//! The operations on a card: bf16 activations and weights, f32 sums, gradients, statistics and master
+//! weights. A fault of the device is kept, makes all that follows do nothing, and comes out of
+//! [`Backend::check`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use half::bf16;
+
+use super::attention::{Attention, Decode};
+use super::driver::{Address, Arguments, Driver, Grid};
+use super::gemm::{self, Layout, Product, Target};
+use super::memory::{Buffer, Dtype, Index, Pool, Tensor, bytes_of, bytes_of_mut};
+use super::norm;
+use crate::ops::{
+    Activation, AdamWStep, AttentionShape, Backend, CacheShape, GluShape, HeadGradient,
+    HeadNormShape, HeadShape, Heads, Kind, LinearShape, NormGradients, NormShape, Plus, RopeLayout,
+    SavedAttention,
+};
+
+/// Bytes of the products of the head that stand at a time, f32 and bf16 together.
+const LOGITS: usize = 384 << 20;
+/// Elements that one block of `adamw` takes; ADAMW_SPAN in adamw.cu.
+const ADAMW_SPAN: usize = 4096;
+/// Values that one block of `square_sums` takes; SQUARES in reduce.cu.
+const SQUARES: usize = 1 << 16;
+
+/// The operations on a device.
+#[derive(Clone)]
+pub struct Cuda {
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) pool: Arc<Pool>,
+    fault: Arc<Mutex<Option<anyhow::Error>>>,
+}
+
+impl Cuda {
+    /// Operations on this device.
+    #[must_use]
+    pub fn new(driver: Arc<dyn Driver>) -> Self {
+        let pool = Pool::new(Arc::clone(&driver));
+        Self { driver, pool, fault: Arc::default() }
+    }
+
+    /// Does something unless there was a fault before, and keeps its own.
+    fn run<T: Default>(&self, work: impl FnOnce() -> Result<T>) -> T {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if fault.is_some() {
+            return T::default();
+        }
+        work().unwrap_or_else(|err| {
+            *fault = Some(err);
+            T::default()
+        })
+    }
+
+    fn tensor_of(&self, dtype: Dtype, len: usize, master: bool) -> Tensor {
+        let mut tensor = Tensor { buffer: None, master: None, dtype, len };
+        if len > 0 {
+            self.run(|| {
+                tensor.buffer = Some(self.pool.take(len * dtype.bytes())?);
+                if master {
+                    tensor.master = Some(self.pool.take(len * 4)?);
+                }
+                Ok(())
+            });
+        }
+        tensor
+    }
+
+    fn elementwise(&self, kernel: &str, tensor: &Tensor, len: usize, value: f32) {
+        if len == 0 {
+            return;
+        }
+        let kernel = match tensor.dtype {
+            Dtype::Bf16 => format!("{kernel}_bf16"),
+            Dtype::F32 => format!("{kernel}_f32"),
+        };
+        let blocks = len.div_ceil(256).min(8 * self.driver.facts().multiprocessors as usize);
+        self.run(|| {
+            let arguments = Arguments::new().with(tensor.at()).with(len as i64).with(value);
+            self.driver.launch(&kernel, Grid::line(blocks, 256), arguments)
+        });
+    }
+
+    fn product(&self, product: Product) {
+        self.run(|| gemm::launch(&*self.driver, &self.pool, &product));
+    }
+
+    fn linear_to(
+        &self,
+        y: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        plus: Plus<'_, Tensor>,
+        shape: LinearShape,
+        rows_apart: bool,
+    ) {
+        self.product(Product {
+            m: shape.rows,
+            n: shape.outputs,
+            k: shape.inputs,
+            layout: Layout::Nt,
+            a: x.at(),
+            b: weight.at(),
+            target: match y.dtype {
+                Dtype::Bf16 => Target::Bf16(y.at()),
+                Dtype::F32 => Target::F32(y.at()),
+            },
+            bias: plus.bias.map_or(0, Tensor::at),
+            residual: plus.residual.map_or(0, Tensor::at),
+            rows_apart,
+        });
+    }
+
+    /// dbias += the column sums of dy.
+    fn column_sums(&self, dbias: &Tensor, dy: &Tensor, rows: usize, columns: usize) -> Result<()> {
+        let count = rows.min(2 * self.driver.facts().multiprocessors as usize);
+        let parts = self.pool.take(count * columns * 4)?;
+        let arguments =
+            Arguments::new().with(parts.at).with(dy.at()).with(rows as i32).with(columns as i32);
+        self.driver.launch("column_sums", Grid::line(count, 256), arguments)?;
+        norm::reduce_columns(&*self.driver, dbias.at(), parts.at, count, columns)
+    }
+
+    /// The order in which rows are added by id: distinct ids, where each one's rows begin, rows.
+    fn scatter_order(&self, ids: &Index) -> Result<(Arc<Buffer>, usize)> {
+        let mut by_id: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (row, &id) in ids.host.iter().enumerate() {
+            by_id.entry(id).or_default().push(row as u32);
+        }
+        let distinct = by_id.len();
+        let mut derived = ids.derived.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = derived.get(&(0, 0, false)) {
+            return Ok((Arc::clone(held), distinct));
+        }
+        let mut all: Vec<u32> = by_id.keys().copied().collect();
+        let mut start = 0;
+        for rows in by_id.values() {
+            all.push(start);
+            start += rows.len() as u32;
+        }
+        all.push(start);
+        all.extend(by_id.values().flatten());
+        let buffer = Arc::new(self.pool.take(size_of_val(&all[..]))?);
+        self.driver.copy_in(buffer.at, bytes_of(&all))?;
+        derived.insert((0, 0, false), Arc::clone(&buffer));
+        Ok((buffer, distinct))
+    }
+
+    /// Loss and gradient of the rows [first, first + rows) of a batch.
+    fn loss_chunk(
+        &self,
+        [losses, hidden, targets]: [Address; 3],
+        head: &Tensor,
+        gradient: Option<&HeadGradient<'_, Tensor>>,
+        (shape, first): (HeadShape, usize),
+        [products, dproducts]: [Address; 2],
+    ) -> Result<()> {
+        let LinearShape { rows, inputs, outputs } = shape.linear;
+        let row = first * inputs * 2;
+        let plain = Product {
+            m: rows,
+            n: outputs,
+            k: inputs,
+            layout: Layout::Nt,
+            a: hidden + row as Address,
+            b: head.at(),
+            target: Target::F32(products),
+            bias: 0,
+            residual: 0,
+            rows_apart: false,
+        };
+        gemm::launch(&*self.driver, &self.pool, &plain)?;
+        let arguments = Arguments::new()
+            .with(losses + (first * 4) as Address)
+            .with(if gradient.is_some() { dproducts } else { 0 })
+            .with(products)
+            .with(targets + (first * 4) as Address)
+            .with(outputs as i64)
+            .with(shape.logits.scale)
+            .with(shape.logits.softcap.unwrap_or(0.0))
+            .with(gradient.map_or(0.0, |g| g.scale));
+        self.driver.launch("cross_entropy", Grid::line(rows, 512), arguments)?;
+        let Some(gradient) = gradient else { return Ok(()) };
+        let dhidden = Product {
+            n: inputs,
+            k: outputs,
+            layout: Layout::Nn,
+            a: dproducts,
+            target: Target::Bf16(gradient.hidden.at() + row as Address),
+            ..plain
+        };
+        gemm::launch(&*self.driver, &self.pool, &dhidden)?;
+        if let Some(dhead) = &gradient.head {
+            let dhead = Product {
+                m: outputs,
+                n: inputs,
+                k: rows,
+                layout: Layout::Tn,
+                a: dproducts,
+                b: hidden + row as Address,
+                target: Target::AddF32(dhead.at()),
+                ..plain
+            };
+            gemm::launch(&*self.driver, &self.pool, &dhead)?;
+        }
+        Ok(())
+    }
+}
+
+/// `AdamWParameter` in adamw.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct AdamWParameter {
+    weight: Address,
+    master: Address,
+    gradient: Address,
+    first: Address,
+    second: Address,
+    count: i64,
+    keep: f32,
+    half: i32,
+    stream: i32,
+    unused: i32,
+}
+
+/// `AdamWStep` in adamw.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct AdamWConstants {
+    beta1: f32,
+    beta2: f32,
+    rate: f32,
+    root: f32,
+    eps: f32,
+    scale: f32,
+    seed: u32,
+}
+
+impl Backend for Cuda {
+    type Tensor = Tensor;
+    type Index = Index;
+
+    fn zeros(&self, kind: Kind, len: usize) -> Tensor {
+        let tensor = match kind {
+            Kind::Weight => self.tensor_of(Dtype::Bf16, len, true),
+            Kind::Activation => self.tensor_of(Dtype::Bf16, len, false),
+            Kind::Gradient | Kind::Moment | Kind::Statistic => {
+                self.tensor_of(Dtype::F32, len, false)
+            }
+        };
+        self.run(|| {
+            for (buffer, bytes) in [(&tensor.buffer, tensor.dtype.bytes()), (&tensor.master, 4)] {
+                if let Some(buffer) = buffer {
+                    self.driver.zero(buffer.at, len * bytes)?;
+                }
+            }
+            Ok(())
+        });
+        tensor
+    }
+
+    fn tensor(&self, kind: Kind, values: Vec<f32>) -> Tensor {
+        let tensor = self.zeros(kind, values.len());
+        self.run(|| {
+            let Some(buffer) = &tensor.buffer else { return Ok(()) };
+            match tensor.dtype {
+                Dtype::F32 => self.driver.copy_in(buffer.at, bytes_of(&values))?,
+                Dtype::Bf16 => {
+                    let narrow: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+                    self.driver.copy_in(buffer.at, bytes_of(&narrow))?;
+                }
+            }
+            match &tensor.master {
+                Some(master) => self.driver.copy_in(master.at, bytes_of(&values)),
+                None => Ok(()),
+            }
+        });
+        tensor
+    }
+
+    fn values(&self, tensor: &Tensor, len: usize) -> Vec<f32> {
+        let mut values = vec![0.0; len];
+        if len == 0 {
+            return values;
+        }
+        self.run(|| match (&tensor.master, tensor.dtype) {
+            (Some(master), _) => self.driver.copy_out(bytes_of_mut(&mut values), master.at),
+            (None, Dtype::F32) => self.driver.copy_out(bytes_of_mut(&mut values), tensor.at()),
+            (None, Dtype::Bf16) => {
+                let mut narrow = vec![bf16::ZERO; len];
+                self.driver.copy_out(bytes_of_mut(&mut narrow), tensor.at())?;
+                for (wide, narrow) in values.iter_mut().zip(narrow) {
+                    *wide = narrow.to_f32();
+                }
+                Ok(())
+            }
+        });
+        values
+    }
+
+    fn len(&self, tensor: &Tensor) -> usize {
+        tensor.len
+    }
+
+    fn index(&self, values: &[u32]) -> Index {
+        let mut index = Index { host: values.to_vec(), buffer: None, derived: Mutex::default() };
+        if !values.is_empty() {
+            self.run(|| {
+                let buffer = self.pool.take(size_of_val(values))?;
+                self.driver.copy_in(buffer.at, bytes_of(values))?;
+                index.buffer = Some(buffer);
+                Ok(())
+            });
+        }
+        index
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+
+    fn fill(&self, tensor: &mut Tensor, len: usize, value: f32) {
+        if value == 0.0 {
+            self.run(|| self.driver.zero(tensor.at(), len * tensor.dtype.bytes()));
+        } else {
+            self.elementwise("fill", tensor, len, value);
+        }
+    }
+
+    fn scale(&self, tensor: &mut Tensor, len: usize, factor: f32) {
+        self.elementwise("scale", tensor, len, factor);
+    }
+
+    fn sum_of_squares(&self, tensor: &Tensor) -> f64 {
+        let mut sum = [0.0_f64];
+        if tensor.len > 0 {
+            self.run(|| {
+                let blocks = tensor.len.div_ceil(SQUARES);
+                let (parts, out) = (self.pool.take(blocks * 8)?, self.pool.take(8)?);
+                let count = tensor.len as i64;
+                let arguments = Arguments::new().with(parts.at).with(tensor.at()).with(count);
+                self.driver.launch("square_sums", Grid::line(blocks, 256), arguments)?;
+                let arguments = Arguments::new().with(out.at).with(parts.at).with(blocks as i64);
+                self.driver.launch("sum_parts", Grid::line(1, 1), arguments)?;
+                self.driver.copy_out(bytes_of_mut(&mut sum), out.at)
+            });
+        }
+        sum[0]
+    }
+
+    fn linear(
+        &self,
+        y: &mut Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        plus: Plus<'_, Tensor>,
+        shape: LinearShape,
+    ) {
+        self.linear_to(y, x, weight, plus, shape, false);
+    }
+
+    fn linear_backward_input(
+        &self,
+        dx: &mut Tensor,
+        dy: &Tensor,
+        weight: &Tensor,
+        shape: LinearShape,
+        accumulate: bool,
+    ) {
+        self.product(Product {
+            m: shape.rows,
+            n: shape.inputs,
+            k: shape.outputs,
+            layout: Layout::Nn,
+            a: dy.at(),
+            b: weight.at(),
+            target: Target::Bf16(dx.at()),
+            bias: 0,
+            residual: if accumulate { dx.at() } else { 0 },
+            rows_apart: false,
+        });
+    }
+
+    fn linear_backward_weight(
+        &self,
+        dweight: &mut Tensor,
+        dbias: Option<&mut Tensor>,
+        dy: &Tensor,
+        x: &Tensor,
+        shape: LinearShape,
+    ) {
+        self.product(Product {
+            m: shape.outputs,
+            n: shape.inputs,
+            k: shape.rows,
+            layout: Layout::Tn,
+            a: dy.at(),
+            b: x.at(),
+            target: Target::AddF32(dweight.at()),
+            bias: 0,
+            residual: 0,
+            rows_apart: false,
+        });
+        if let Some(dbias) = dbias {
+            self.run(|| self.column_sums(dbias, dy, shape.rows, shape.outputs));
+        }
+    }
+
+    fn linear_rows(
+        &self,
+        y: &mut Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        plus: Plus<'_, Tensor>,
+        shape: LinearShape,
+    ) {
+        self.linear_to(y, x, weight, plus, shape, true);
+    }
+
+    fn norm(
+        &self,
+        y: &mut Tensor,
+        inverse: &mut Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        residual: Option<&Tensor>,
+        shape: NormShape,
+    ) {
+        self.run(|| norm::forward(&*self.driver, [y, inverse, x, weight], residual, shape));
+    }
+
+    fn norm_backward(
+        &self,
+        gradients: NormGradients<'_, Tensor>,
+        inverse: &Tensor,
+        dy: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        shape: NormShape,
+    ) {
+        self.run(|| {
+            norm::backward(&*self.driver, &self.pool, gradients, [inverse, dy, x, weight], shape)
+        });
+    }
+
+    fn head_norm(
+        &self,
+        qkv: &mut Tensor,
+        inverse: &mut Tensor,
+        projected: &Tensor,
+        weight: &Tensor,
+        shape: HeadNormShape,
+    ) {
+        self.run(|| norm::heads_forward(&*self.driver, [qkv, inverse, projected, weight], shape));
+    }
+
+    fn head_norm_backward(
+        &self,
+        dqkv: &mut Tensor,
+        dweight: Option<&mut Tensor>,
+        inverse: &Tensor,
+        projected: &Tensor,
+        weight: &Tensor,
+        shape: HeadNormShape,
+    ) {
+        self.run(|| {
+            let tensors = [&*dqkv, inverse, projected, weight];
+            norm::heads_backward(&*self.driver, &self.pool, tensors, dweight.as_deref(), shape)
+        });
+    }
+
+    fn rope(
+        &self,
+        qkv: &mut Tensor,
+        positions: &Index,
+        angles: &Tensor,
+        heads: Heads,
+        layout: RopeLayout,
+        inverse: bool,
+    ) {
+        let (turned, rows) = (heads.queries + heads.key_values, positions.host.len());
+        let (kernel, unit) = match layout {
+            RopeLayout::Halves => ("rope_halves", 16),
+            RopeLayout::Interleaved => ("rope_interleaved", 8),
+        };
+        self.run(|| {
+            if !heads.size.is_multiple_of(unit) {
+                artifact::bail_user!(
+                    "rotary embedding on a card takes head sizes that are multiples of {unit}; the model's is {}",
+                    heads.size
+                );
+            }
+            let arguments = Arguments::new()
+                .with(qkv.at())
+                .with(positions.at())
+                .with(angles.at())
+                .with(rows as i32)
+                .with((turned + heads.key_values) as i32)
+                .with(turned as i32)
+                .with(heads.size as i32)
+                .with(if inverse { -1.0_f32 } else { 1.0 });
+            let threads = rows * turned * heads.size / unit;
+            self.driver.launch(kernel, Grid::line(threads.div_ceil(256), 256), arguments)
+        });
+    }
+
+    fn attention(
+        &self,
+        out: &mut Tensor,
+        log_sums: &mut Tensor,
+        qkv: &Tensor,
+        documents: &Index,
+        shape: AttentionShape,
+    ) {
+        let (driver, pool, qkv) = (&*self.driver, &self.pool, qkv.at());
+        let attention = Attention { driver, pool, documents, shape, qkv };
+        self.run(|| attention.forward(out.at(), log_sums.at()));
+    }
+
+    fn attention_backward(
+        &self,
+        dqkv: &mut Tensor,
+        dout: &Tensor,
+        saved: SavedAttention<'_, Tensor>,
+        documents: &Index,
+        shape: AttentionShape,
+    ) {
+        let (driver, pool, qkv) = (&*self.driver, &self.pool, saved.qkv.at());
+        let attention = Attention { driver, pool, documents, shape, qkv };
+        self.run(|| attention.backward(dqkv.at(), dout.at(), saved.out.at(), saved.log_sums.at()));
+    }
+
+    fn cache_store(
+        &self,
+        cache: &mut Tensor,
+        qkv: &Tensor,
+        slots: &Index,
+        positions: &Index,
+        shape: CacheShape,
+    ) {
+        let (driver, pool) = (&*self.driver, &self.pool);
+        let (cache, qkv) = (cache.at(), qkv.at());
+        self.run(|| Decode { driver, pool, cache, qkv, slots, positions, shape }.store());
+    }
+
+    fn cached_attention(
+        &self,
+        out: &mut Tensor,
+        qkv: &Tensor,
+        cache: &Tensor,
+        slots: &Index,
+        positions: &Index,
+        shape: CacheShape,
+    ) {
+        let (driver, pool) = (&*self.driver, &self.pool);
+        let (cache, qkv) = (cache.at(), qkv.at());
+        self.run(|| Decode { driver, pool, cache, qkv, slots, positions, shape }.attend(out.at()));
+    }
+
+    fn glu(&self, y: &mut Tensor, gate_up: &Tensor, shape: GluShape) {
+        self.run(|| glu(&*self.driver, "glu_forward", [y, gate_up], shape));
+    }
+
+    fn glu_backward(&self, gate_up: &mut Tensor, dy: &mut Tensor, shape: GluShape) {
+        self.run(|| glu(&*self.driver, "glu_backward", [gate_up, dy], shape));
+    }
+
+    fn gather_rows(&self, y: &mut Tensor, table: &Tensor, ids: &Index, width: usize) {
+        self.run(|| {
+            norm::check_width("the hidden size", width)?;
+            let rows = ids.host.len();
+            let arguments = Arguments::new()
+                .with(y.at())
+                .with(table.at())
+                .with(ids.at())
+                .with(rows as i32)
+                .with(width as i32);
+            self.driver.launch("gather_rows", Grid::line(rows.div_ceil(8), 256), arguments)
+        });
+    }
+
+    fn scatter_add_rows(&self, dtable: &mut Tensor, dy: &Tensor, ids: &Index, width: usize) {
+        if ids.host.is_empty() {
+            return;
+        }
+        self.run(|| {
+            let (order, distinct) = self.scatter_order(ids)?;
+            let place = |entry: usize| order.at + (entry * 4) as Address;
+            let arguments = Arguments::new()
+                .with(dtable.at())
+                .with(dy.at())
+                .with(place(0))
+                .with(place(distinct))
+                .with(place(2 * distinct + 1))
+                .with(width as i32);
+            let kernel = match dtable.dtype {
+                Dtype::F32 => "scatter_add_f32",
+                Dtype::Bf16 => "scatter_add_bf16",
+            };
+            self.driver.launch(kernel, Grid::line(distinct, 128), arguments)
+        });
+    }
+
+    fn cross_entropy(
+        &self,
+        losses: &mut Tensor,
+        hidden: &Tensor,
+        head: &Tensor,
+        targets: &Index,
+        gradient: Option<HeadGradient<'_, Tensor>>,
+        shape: HeadShape,
+    ) {
+        let LinearShape { rows, outputs, .. } = shape.linear;
+        if rows == 0 {
+            return;
+        }
+        // Whole tiles of rows, so that no chunk's products waste part of one.
+        let most = (LOGITS / (6 * outputs) / 128 * 128).max(128).min(rows);
+        self.run(|| {
+            let products = self.pool.take(most * outputs * 4)?;
+            let dproducts = match &gradient {
+                Some(_) => Some(self.pool.take(most * outputs * 2)?),
+                None => None,
+            };
+            for first in (0..rows).step_by(most) {
+                let linear = LinearShape { rows: most.min(rows - first), ..shape.linear };
+                self.loss_chunk(
+                    [losses.at(), hidden.at(), targets.at()],
+                    head,
+                    gradient.as_ref(),
+                    (HeadShape { linear, ..shape }, first),
+                    [products.at, dproducts.as_ref().map_or(0, |buffer| buffer.at)],
+                )?;
+            }
+            Ok(())
+        });
+    }
+
+    fn adamw(
+        &self,
+        step: &AdamWStep,
+        parameter: &mut Tensor,
+        gradient: &Tensor,
+        [first, second]: [&mut Tensor; 2],
+    ) {
+        if parameter.len == 0 {
+            return;
+        }
+        let factors = step.factors();
+        let one = AdamWParameter {
+            weight: parameter.at(),
+            master: parameter.master.as_ref().map_or(0, |master| master.at),
+            gradient: gradient.at(),
+            first: first.at(),
+            second: second.at(),
+            count: parameter.len as i64,
+            keep: factors.keep,
+            half: i32::from(first.dtype == Dtype::Bf16),
+            stream: 0,
+            unused: 0,
+        };
+        let constants = AdamWConstants {
+            beta1: factors.beta1,
+            beta2: factors.beta2,
+            rate: factors.rate,
+            root: factors.root,
+            eps: factors.eps,
+            scale: 1.0,
+            seed: step.step as u32,
+        };
+        self.run(|| {
+            let arguments = Arguments::new().with(one).with(0_u64).with(constants);
+            let blocks = parameter.len.div_ceil(ADAMW_SPAN);
+            self.driver.launch("adamw", Grid::line(blocks, 256), arguments)
+        });
+    }
+}
+
+fn glu(driver: &dyn Driver, kernel: &str, [a, b]: [&Tensor; 2], shape: GluShape) -> Result<()> {
+    norm::check_width("the feed-forward's width", shape.width)?;
+    let arguments = Arguments::new()
+        .with(a.at())
+        .with(b.at())
+        .with(shape.rows as i32)
+        .with(shape.width as i32)
+        .with(i32::from(shape.activation == Activation::GeluTanh));
+    let threads = shape.rows * shape.width / 8;
+    driver.launch(kernel, Grid::line(threads.div_ceil(256), 256), arguments)
+}
