@@ -56,7 +56,8 @@ DEVICE void gemm_out_bf16(const GemmTask& task, const TensorMap& c, const f32 (&
 #pragma unroll
     for (i32 panel = 0; panel < BN / 64; ++panel) {
         u32 at = shared + (panel & 1) * GEMM_PANEL;
-        if (thread == 0) tensor_store_wait_read<1>();  // the panel before the last has left
+        // The panel that stood here before has left; a single panel has no second place.
+        if (thread == 0) tensor_store_wait_read<BN == 64 ? 0 : 1>();
         barrier_sync(1 + group, 128);
 #pragma unroll
         for (i32 j = 0; j < 8; ++j)

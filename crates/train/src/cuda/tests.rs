@@ -514,8 +514,12 @@ fn a_models_step_agrees_with_the_processors_engine() {
                     off += f64::from(f - e).powi(2);
                     all += f64::from(*e).powi(2);
                 }
+                // A bias of the keys moves all scores of a query alike: its gradient is rounding.
                 let error = (off / all).sqrt();
-                assert!(error < 6e-2, "{name}: relative error {error:.2e}");
+                assert!(
+                    error < 6e-2 || name.ends_with("k_proj.bias"),
+                    "{name}: relative error {error:.2e}"
+                );
             }
             // The curve over some steps.
             let (mut a, mut b) = (AdamW::new(&plain), AdamW::new(&model));
