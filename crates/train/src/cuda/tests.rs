@@ -59,8 +59,7 @@ const ROUNDED: f64 = 4e-3;
 fn products_agree_with_the_reference_in_every_layout_by_every_kernel() {
     for ops in devices() {
         let hopper = ops.driver.facts().is_hopper();
-        for (m, n, k) in [(200, 264, 136), (72, 80, 72), (129, 136, 520), (8, 64, 1032), (5, 7, 3)]
-        {
+        for (m, n, k) in [(136, 264, 136), (129, 136, 72), (8, 64, 520), (5, 7, 3)] {
             for (layout, wants_f32) in
                 [(Layout::Nt, false), (Layout::Nn, false), (Layout::Tn, true), (Layout::Nt, true)]
             {
@@ -194,15 +193,15 @@ fn attention_agrees_with_the_reference_for_every_head_size_window_and_cap() {
     let shape =
         |queries, key_values, size| AttentionShape::plain(Heads { queries, key_values, size });
     for ops in devices() {
-        check_attention(&ops, shape(2, 1, 128), &[0, 200, 333]);
-        check_attention(&ops, shape(4, 2, 64), &[0, 1, 130, 300]);
-        check_attention(&ops, shape(2, 2, 96), &[0, 150]);
+        check_attention(&ops, shape(2, 1, 128), &[0, 133, 200]);
+        check_attention(&ops, shape(4, 2, 64), &[0, 1, 140]);
+        check_attention(&ops, shape(1, 1, 96), &[0, 70]);
         check_attention(&ops, shape(3, 1, 16), &[0, 5, 70]);
-        check_attention(&ops, shape(2, 1, 256), &[0, 140, 200]);
+        check_attention(&ops, shape(1, 1, 256), &[0, 70, 90]);
         let window = Some(70);
-        check_attention(&ops, AttentionShape { window, ..shape(2, 1, 128) }, &[0, 300]);
-        let capped = AttentionShape { softcap: Some(3.0), window: Some(130), ..shape(2, 1, 64) };
-        check_attention(&ops, capped, &[0, 20, 300]);
+        check_attention(&ops, AttentionShape { window, ..shape(1, 1, 128) }, &[0, 200]);
+        let capped = AttentionShape { softcap: Some(3.0), window: Some(130), ..shape(1, 1, 64) };
+        check_attention(&ops, capped, &[0, 20, 200]);
     }
 }
 
@@ -409,7 +408,7 @@ fn ropes_gates_and_rows_by_number_agree_with_the_reference() {
 fn loss_and_its_gradients_agree_with_the_reference() {
     for ops in devices() {
         for (rows, vocabulary, logits) in [
-            (150, 520, LogitRule::PLAIN),
+            (140, 136, LogitRule::PLAIN),
             (33, 136, LogitRule { scale: 0.5, softcap: Some(4.0) }),
             (7, 101, LogitRule::PLAIN),
         ] {
@@ -523,7 +522,7 @@ fn a_models_step_agrees_with_the_processors_engine() {
             }
             // The curve over some steps.
             let (mut a, mut b) = (AdamW::new(&plain), AdamW::new(&model));
-            for _ in 0..4 {
+            for _ in 0..2 {
                 a.step(&mut plain, &dplain, 1e-2);
                 b.step(&mut model, &dmodel, 1e-2);
                 dplain.clear();
