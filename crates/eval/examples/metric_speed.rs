@@ -2,9 +2,10 @@
 //!
 //!     metric_speed rouge_l_ascii pairs.jsonl [scores.jsonl]
 //!
-//! In: a line `{"hypothesis": …, "reference": …}` a pair. Out: seconds of each of five runs over all pairs, with as many threads as rayon
+//! In: a line `{"hypothesis": …, "reference": …}` a pair, and its `"lang"` where that is not English. Out: seconds of each of five runs over all pairs, with as many threads as rayon
 //! is given (RAYON_NUM_THREADS), reading and parsing not counted; and the scores, one a line, where a file is named.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::time::Instant;
 
@@ -20,6 +21,12 @@ use serde::Deserialize;
 struct Pair {
     hypothesis: String,
     reference: String,
+    #[serde(default = "english")]
+    lang: String,
+}
+
+fn english() -> String {
+    "en".to_owned()
 }
 
 fn main() -> Result<()> {
@@ -35,11 +42,12 @@ fn main() -> Result<()> {
             .lines()
             .map(|line| Ok(serde_json::from_str(&line?)?))
             .collect::<Result<_>>()?;
-    let tools = Detector::new(&[])?.into();
+    let languages: BTreeSet<String> = pairs.iter().map(|pair| pair.lang.clone()).collect();
+    let tools = Detector::new(&Vec::from_iter(languages))?.into();
     let marks = Marks::default();
     let score = |pair: &Pair| {
         let item = Item {
-            lang: "en",
+            lang: &pair.lang,
             generation: &pair.hypothesis,
             reference: Some(&pair.reference),
             marks: &marks,

@@ -13,7 +13,7 @@ use artifact::parquet::Writer;
 use artifact::polars::prelude::*;
 use artifact::schema::SCORES;
 use artifact::{Context, bail_user};
-use language::{Detector, canonical};
+use language::{Accuracy, Detector, canonical};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,8 @@ pub struct Config {
     pub metrics: Vec<Metric>,
     /// The language detector's candidates (English is always one); empty: the languages of the generations.
     pub languages: Vec<String>,
+    /// How languages are identified: `accurate`, or `fast`, which cannot tell Swahili and a few words.
+    pub detector: Accuracy,
     /// Column names that differ from ours: ours = theirs. A path names a value inside: "choices[0].message.content".
     pub map: BTreeMap<String, String>,
     /// The language of rows that name none.
@@ -340,7 +342,7 @@ impl Scorer {
             config.languages.clone()
         };
         let dictionary = config.mecab.as_deref().map(Dictionary::read).transpose()?;
-        let tools = Tools { detector: Detector::new(&languages)?, dictionary };
+        let tools = Tools { detector: Detector::with(&languages, config.detector)?, dictionary };
         let mut plans = HashMap::new();
         for name in survey.tasks.iter().map(String::as_str).chain([UNNAMED]) {
             let known = tasks.get(name);

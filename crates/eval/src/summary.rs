@@ -9,7 +9,7 @@ use std::fmt;
 use artifact::text::{TextTable, count};
 use serde::Serialize;
 
-use crate::metric::{Counts, Metric};
+use crate::metric::{Counts, Metric, fidelity};
 use crate::score::{Ids, Score};
 
 /// Means by task, metric and language.
@@ -43,6 +43,9 @@ pub struct Mean {
     /// The corpus score, for a metric that has one (chrF, BLEU): that of the summed counts, which is not the mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corpus: Option<f64>,
+    /// LCPR, beside WPR where LPR is scored, too: their harmonic mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub combined: Option<f64>,
     /// Answers that have a value.
     pub answers: u64,
     /// Answers that have none.
@@ -88,6 +91,7 @@ impl Summary {
             lang: lang.clone(),
             mean: cell.mean(),
             corpus: cell.corpus(),
+            combined: self.combined(task, *metric, lang),
             answers: cell.scored,
             without_value: cell.unscored,
         };
@@ -95,6 +99,13 @@ impl Summary {
             .iter()
             .flat_map(|(key, cells)| cells.iter().map(move |(lang, cell)| row(key, lang, cell)))
             .collect()
+    }
+
+    /// LCPR of a task in a language, for the row of WPR.
+    fn combined(&self, task: &str, metric: Metric, lang: &str) -> Option<f64> {
+        let mean = |metric| self.cells.get(&(task.to_owned(), metric))?.get(lang)?.mean();
+        let word_pass = mean(metric).filter(|_| metric == Metric::WordPass)?;
+        Some(fidelity::combined(mean(Metric::LinePass)?, word_pass))
     }
 
     /// What is wrong with the data, one line for each task, metric and reason.
@@ -153,17 +164,21 @@ impl fmt::Display for Summary {
         table.right(&(2..header.len()).collect::<Vec<_>>());
         for ((task, metric), cells) in &self.cells {
             let total = |pick: fn(&Cell) -> u64| count(cells.values().map(pick).sum());
-            let mut add = |name: String, score: fn(&Cell) -> Option<f64>| {
-                let score = |lang: &&str| cells.get(*lang).and_then(score);
+            let mut add = |name: String, score: &dyn Fn(&str, &Cell) -> Option<f64>| {
+                let score = |lang: &&str| cells.get(*lang).and_then(|cell| score(lang, cell));
                 let scores = langs.iter().map(score);
                 let mut row = vec![task.clone(), name];
                 row.extend(scores.map(|s| s.map_or("–".to_owned(), |s| format!("{s:.3}"))));
                 row.extend([total(|cell| cell.scored), total(|cell| cell.unscored)]);
                 table.row(row);
             };
-            add(metric.name().to_owned(), Cell::mean);
+            add(metric.name().to_owned(), &|_, cell| cell.mean());
             if cells.values().any(|cell| cell.counts.is_some()) {
-                add(format!("{}, corpus", metric.name()), Cell::corpus);
+                add(format!("{}, corpus", metric.name()), &|_, cell| cell.corpus());
+            }
+            let combined = |lang: &str, _: &Cell| self.combined(task, *metric, lang);
+            if cells.iter().any(|(lang, cell)| combined(lang, cell).is_some()) {
+                add("line and word pass (LCPR)".to_owned(), &combined);
             }
         }
         write!(f, "{table}")

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+use language::Accuracy;
 use schemars::JsonSchema;
 use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -20,6 +21,8 @@ pub struct Config {
     pub languages: Vec<String>,
     /// Whether the language of rows is detected. A source may say otherwise.
     pub detect: bool,
+    /// How languages are identified: `accurate`, or `fast`, which cannot tell Swahili and a few words.
+    pub detector: Accuracy,
     /// Which side of a conversation its language is detected on. A source may say otherwise.
     pub detect_on: DetectOn,
     /// Which duplicates are removed. A source may say otherwise.
@@ -34,6 +37,7 @@ impl Default for Config {
             sources: Vec::new(),
             languages: Vec::new(),
             detect: true,
+            detector: Accuracy::Accurate,
             detect_on: DetectOn::Prompt,
             dedup: Dedup::Near,
             max_row_bytes: 16 << 20,

@@ -83,7 +83,7 @@ impl Plan {
         let mut plan = Plan {
             sources: Vec::new(),
             files: Vec::new(),
-            detector: Detector::new(&config.languages)?,
+            detector: Detector::with(&config.languages, config.detector)?,
             max_row_bytes: config.max_row_bytes,
         };
         let names: Vec<String> = config

@@ -23,7 +23,8 @@ impl Stage {
     /// Raised whenever the stage's output changes for the same settings and inputs.
     pub fn version(self) -> u32 {
         match self {
-            Stage::Train | Stage::Eval | Stage::Report => 2,
+            Stage::Eval => 3,
+            Stage::Ingest | Stage::Train | Stage::Report => 2,
             _ => 1,
         }
     }

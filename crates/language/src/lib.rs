@@ -11,13 +11,14 @@
 //! ```
 
 mod detect;
+mod ngrams;
 mod resolve;
 mod sample;
 mod script;
 mod tag;
 
-pub use detect::{Detection, Detector};
-pub use resolve::{Resolution, Rule, resolve};
+pub use detect::{Accuracy, Detection, Detector};
+pub use resolve::{Resolution, Rule, resolve, verify};
 pub use tag::{Tag, canonical, english_name, normalise, same_language};
 
 /// The tag of a row whose language is neither declared nor detected (BCP 47: undetermined).

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::UNDETERMINED;
-use crate::detect::Detector;
+use crate::detect::{Detection, Detector};
 use crate::sample::Sample;
 use crate::tag::{Tag, normalise, several_scripts, with_script};
 
@@ -26,8 +26,10 @@ pub enum Rule {
     Doubtful,
     /// The detector does not know the declared language: the tag stands.
     NotVerifiable,
-    /// No tag: the detected language stands.
+    /// No tag, and the detector is sure: the detected language stands.
     Detected,
+    /// No tag, and the detector is not sure: `und`; what it guessed stands beside it.
+    Unsure,
     /// No tag and nothing detected: `und`.
     Unknown,
     /// Detection was switched off: the tag stands.
@@ -45,6 +47,7 @@ impl Rule {
             Rule::Doubtful => "doubtful",
             Rule::NotVerifiable => "not-verifiable",
             Rule::Detected => "detected",
+            Rule::Unsure => "unsure",
             Rule::Unknown => "unknown",
             Rule::NotChecked => "not-checked",
         }
@@ -90,20 +93,53 @@ impl Resolution {
     }
 }
 
-/// Settles the language of a text that is declared as `declared`.
+/// Settles the language of a text that is declared as `declared`. A declared language that the first stage finds, even unsure, is
+/// settled: two witnesses agree. The second stage is asked where they do not, and where the unsure first one does not know
+/// all candidates.
 pub fn resolve(declared: Option<&Tag>, text: &str, detector: &Detector) -> Resolution {
     let sample = Sample::new(text);
     let Some(declared) = declared else { return undeclared(&sample, detector) };
+    settle(declared, sample, detector, Sample::is_prose, |sample, tag| {
+        let first = detector.first(sample, Some(tag));
+        let agrees = first.lang.as_deref().is_some_and(|lang| language_of(lang) == tag.language());
+        let settled = agrees && (first.reliable || detector.knows_all_in(&tag.script));
+        if settled { first } else { detector.second(sample, Some(tag), first) }
+    })
+}
+
+/// Says whether a text is in the language that was `asked` for, by the same cases as [`resolve`]. Here the tag is a wish and
+/// no witness: the second stage decides wherever the first is not sure, and a few words are enough for it. A text in the wrong
+/// script is identified, too.
+pub fn verify(asked: &Tag, text: &str, detector: &Detector) -> Resolution {
+    let (sample, enough) = (Sample::new(text), |sample: &Sample| {
+        if detector.is_accurate() { sample.is_words() } else { sample.is_prose() }
+    });
+    let mut verdict = settle(asked, sample.clone(), detector, enough, |sample, tag| {
+        detector.detect_sample(sample, Some(tag))
+    });
+    if verdict.rule == Rule::ScriptMismatch {
+        verdict.detected = detector.detect_sample(&sample, None).lang;
+    }
+    verdict
+}
+
+fn settle(
+    declared: &Tag,
+    sample: Sample,
+    detector: &Detector,
+    enough: impl Fn(&Sample) -> bool,
+    look: impl Fn(&Sample, &Tag) -> Detection,
+) -> Resolution {
     let tag = in_the_script_of(declared, &sample);
     let mut resolution = Resolution::unchecked(Some(&tag));
-    if sample.letters.contradicts(&tag.script, sample.is_prose()) {
+    if sample.letters.contradicts(&tag.script, enough(&sample)) {
         resolution.script = sample.letters.script().map(str::to_string);
         resolution.rule = Rule::ScriptMismatch;
         return resolution;
     }
     // A quotation in another script is legitimate: the detector is asked about the rest.
     let sample = sample.in_script(&tag.script);
-    if !sample.is_prose() {
+    if !enough(&sample) {
         resolution.rule = Rule::Undetermined;
         return resolution;
     }
@@ -111,7 +147,7 @@ pub fn resolve(declared: Option<&Tag>, text: &str, detector: &Detector) -> Resol
         resolution.rule = Rule::NotVerifiable;
         return resolution;
     }
-    let found = detector.detect_sample(&sample, Some(&tag));
+    let found = look(&sample, &tag);
     resolution.confidence = found.lang.as_ref().map(|_| found.confidence);
     resolution.rule = match found.lang.as_deref() {
         None => Rule::Undetermined,
@@ -125,12 +161,16 @@ pub fn resolve(declared: Option<&Tag>, text: &str, detector: &Detector) -> Resol
 
 fn undeclared(sample: &Sample, detector: &Detector) -> Resolution {
     let found = detector.detect_sample(sample, None);
-    let script = found.lang.as_deref().and_then(normalise).map(|tag| tag.script).or(found.script);
+    let sure = found.lang.as_deref().filter(|_| found.reliable);
     Resolution {
-        lang: found.lang.clone().unwrap_or_else(|| UNDETERMINED.to_string()),
-        script,
+        lang: sure.unwrap_or(UNDETERMINED).to_string(),
+        script: sure.and_then(normalise).map(|tag| tag.script).or(found.script),
         confidence: found.lang.as_ref().map(|_| found.confidence),
-        rule: if found.lang.is_some() { Rule::Detected } else { Rule::Unknown },
+        rule: match (&found.lang, sure) {
+            (None, _) => Rule::Unknown,
+            (_, None) => Rule::Unsure,
+            _ => Rule::Detected,
+        },
         detected: found.lang,
     }
 }

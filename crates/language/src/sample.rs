@@ -43,6 +43,11 @@ impl Sample {
         self.prose >= LETTERS_MIN && 2 * self.prose >= self.visible
     }
 
+    /// Whether what there is, be it one word, is not mostly code, numbers and addresses.
+    pub(crate) fn is_words(&self) -> bool {
+        self.prose > 0 && 3 * self.prose >= self.visible
+    }
+
     /// The part of the sample that is in one script (ISO 15924), with what is in none.
     pub(crate) fn in_script(self, script: &str) -> Sample {
         if !self.letters.has_other_than(script) {

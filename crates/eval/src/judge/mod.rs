@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::Metric;
+use crate::metric::fidelity::Share;
 pub use prompt::Prompt;
 pub use run::{estimate, run};
 pub use summary::{Estimate, Summary};
@@ -125,7 +126,7 @@ impl LanguageCheck {
     /// The metric that decides.
     pub(crate) fn metric(self) -> Metric {
         match self {
-            LanguageCheck::Answer => Metric::LanguageFidelity,
+            LanguageCheck::Answer => Metric::Language(Share::Asked),
             LanguageCheck::Lines => Metric::LinePass,
         }
     }

@@ -12,6 +12,7 @@ use artifact::{Context, bail_user};
 use super::Config;
 use crate::input::{Asked, Input, Reading};
 use crate::metric::Metric;
+use crate::metric::fidelity::Share;
 use crate::score::{self, Ids, Survey};
 
 /// How the files are read.
@@ -29,7 +30,7 @@ pub(super) fn naming(config: &Config) -> score::Config {
         task: config.task.clone(),
         run_id: config.run_id.clone(),
         // With metrics of its own a row need not name a task.
-        metrics: vec![Metric::LanguageFidelity],
+        metrics: vec![Metric::Language(Share::Asked)],
         ..score::Config::default()
     }
 }

@@ -19,7 +19,7 @@ pub mod tokens;
 pub mod xlsum;
 
 use exact_match::Marks;
-use fidelity::Fidelity;
+use fidelity::{Fidelity, Share};
 use language::Detector;
 pub use names::METRICS;
 use number::Number;
@@ -47,10 +47,12 @@ pub enum Metric {
     ChrfPlusPlus,
     /// BLEU as sacreBLEU's, with one of its tokenizers or that of the language.
     Bleu(Option<bleu::Tokenizer>),
-    /// Whether the answer is in the language asked for.
-    LanguageFidelity,
-    /// Whether each of its lines is.
+    /// Whether the answer as a whole is in the language asked for, in English instead, or in another.
+    Language(Share),
+    /// Whether each of its lines is in the language asked for.
     LinePass,
+    /// Whether an answer that passes by line has no stray English word.
+    WordPass,
 }
 
 /// The words of a ROUGE.
@@ -172,8 +174,9 @@ impl Metric {
             self,
             Metric::Extracted
                 | Metric::ExtractedFlexible
-                | Metric::LanguageFidelity
+                | Metric::Language(_)
                 | Metric::LinePass
+                | Metric::WordPass
         )
     }
 
@@ -190,7 +193,7 @@ impl Metric {
             Metric::Bleu(tokenizer) => {
                 bleu::signature(bleu::Words::of(tokenizer, lang, dictionary.as_ref()))
             }
-            Metric::LanguageFidelity | Metric::LinePass => {
+            Metric::Language(_) | Metric::LinePass | Metric::WordPass => {
                 fidelity::signature(self.name(), detector)
             }
             Metric::Rouge(rouge, words) => {
@@ -231,9 +234,10 @@ impl Metric {
                     Err(why) => Value::none(why),
                 }
             }
-            Metric::LanguageFidelity => {
-                fidelity::language_fidelity(item.generation, item.lang, detector).into()
+            Metric::Language(share) => {
+                fidelity::whole(item.generation, item.lang, share, detector).into()
             }
+            Metric::WordPass => fidelity::word_pass(item.generation, item.lang, detector).into(),
             Metric::LinePass => fidelity::line_pass(item.generation, item.lang, detector).into(),
         }
     }
@@ -315,7 +319,7 @@ mod tests {
 
     #[test]
     fn an_empty_answer_scores_zero_in_every_metric_of_quality() {
-        for metric in [Metric::ExactMatch, ROUGE_L, Metric::Chrf, Metric::LanguageFidelity] {
+        for metric in [Metric::ExactMatch, ROUGE_L, Metric::Chrf, Metric::Language(Share::Asked)] {
             assert_eq!(score(metric, "", Some("18")), Some(0.0), "{metric:?}");
         }
     }

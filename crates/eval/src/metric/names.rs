@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::bleu::Tokenizer;
+use super::fidelity::Share;
 use super::rouge::Rouge;
 use super::{Metric, Words};
 
@@ -92,8 +93,23 @@ pub const METRICS: &[(&str, Metric, &str)] = &[
     ("bleu_char", Metric::Bleu(Some(Tokenizer::Character)), "BLEU with sacreBLEU's tokenizer char"),
     ("bleu_zh", Metric::Bleu(Some(Tokenizer::Chinese)), "BLEU with sacreBLEU's tokenizer zh"),
     ("bleu_none", Metric::Bleu(Some(Tokenizer::None)), "BLEU over what stands between white space"),
-    ("language_fidelity", Metric::LanguageFidelity, "the answer is in the language asked for"),
-    ("line_pass", Metric::LinePass, "each of its lines is"),
+    (
+        "language_fidelity",
+        Metric::Language(Share::Asked),
+        "the answer as a whole is in the language asked for",
+    ),
+    ("answer_in_english", Metric::Language(Share::English), "it is in English instead"),
+    ("answer_in_other", Metric::Language(Share::Other), "it is in another language, or empty"),
+    (
+        "line_pass",
+        Metric::LinePass,
+        "each line of 5 or more words is in the language asked for (LPR)",
+    ),
+    (
+        "word_pass",
+        Metric::WordPass,
+        "an answer that passes by line has no stray English word (WPR; not for Latin script)",
+    ),
 ];
 
 const COUNT: usize = METRICS.len();

@@ -141,8 +141,9 @@ fn unicode(text: &str, mut emit: impl FnMut(&str)) {
 }
 
 /// What a character does to the word before it.
+/// What a character does to a word.
 #[derive(Clone, Copy, PartialEq)]
-enum Class {
+pub(super) enum Class {
     /// A letter or digit: joins letters.
     Letter,
     /// A letter of a script without spaces: a word of its own.
@@ -155,7 +156,7 @@ enum Class {
     Separator,
 }
 
-fn class(c: char) -> Class {
+pub(super) fn class(c: char) -> Class {
     if c.is_ascii() {
         return if c.is_ascii_alphanumeric() { Class::Letter } else { Class::Separator };
     }

@@ -8,8 +8,9 @@ use anyhow::Result;
 use artifact::Context;
 use artifact::schema::{EXAMPLES, GENERATIONS};
 use clap::Args as ClapArgs;
+use language::Accuracy;
 
-use super::files::{Output, publish, settings, table, tables};
+use super::files::{Output, publish, set, settings, table, tables};
 use super::train::choice;
 
 const USES: &str = "\
@@ -71,6 +72,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     mecab: Option<PathBuf>,
 
+    /// How the language of answers is identified: accurate, or fast, which cannot tell Swahili and a few
+    /// words [default: accurate].
+    #[arg(long, value_parser = choice::<Accuracy>)]
+    detector: Option<Accuracy>,
+
     /// Settings as TOML; flags win over them.
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
@@ -85,6 +91,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut config: Config = settings(args.config.as_deref())?;
     config.tasks.extend(args.tasks);
     config.map.extend(args.map);
+    set(&mut config.detector, args.detector);
     config.task = args.task.or(config.task);
     config.lang = args.lang.or(config.lang);
     config.mecab = args.mecab.or(config.mecab);

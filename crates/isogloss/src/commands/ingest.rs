@@ -7,6 +7,7 @@ use anyhow::Result;
 use artifact::Context;
 use artifact::error::user;
 use clap::Args as ClapArgs;
+use language::Accuracy;
 
 use super::files::{Output, pair, publish, set, settings};
 use super::train::choice;
@@ -76,6 +77,11 @@ pub struct Args {
     #[arg(long, value_parser = choice::<Dedup>)]
     dedup: Option<Dedup>,
 
+    /// How languages are identified: accurate, or fast, which cannot tell Swahili and a few words
+    /// [default: accurate].
+    #[arg(long, value_parser = choice::<Accuracy>)]
+    detector: Option<Accuracy>,
+
     /// Takes the declared languages as they are.
     #[arg(long)]
     no_detect: bool,
@@ -93,6 +99,7 @@ pub struct Args {
 pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut config: Config = settings(args.config.as_deref())?;
     set(&mut config.dedup, args.dedup);
+    set(&mut config.detector, args.detector);
     config.detect &= !args.no_detect;
     if !args.languages.is_empty() {
         config.languages.clone_from(&args.languages);

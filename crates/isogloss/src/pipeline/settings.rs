@@ -63,7 +63,7 @@ impl Pipeline {
         Ok(json!({
             "ingest": config,
             "synth": self.synth.is_some(),
-            "detector": Detector::new(&self.ingest.languages)?.identity(),
+            "detector": Detector::with(&self.ingest.languages, self.ingest.detector)?.identity(),
         }))
     }
 
@@ -106,7 +106,8 @@ impl Pipeline {
         let config = self.eval_config();
         let mut settings = json!(config);
         settings["tasks"] = tasks(&config.tasks, SCORED)?;
-        settings["detector"] = json!(Detector::new(&config.languages)?.identity());
+        settings["detector"] =
+            json!(Detector::with(&config.languages, config.detector)?.identity());
         settings["mecab"] = json!(config.mecab.as_deref().map(hash_dir).transpose()?);
         Ok(settings)
     }
