@@ -35,6 +35,7 @@ bench:
 	$(PYTHON) benches/train.py
 	$(PYTHON) benches/tokenize.py
 	$(PYTHON) benches/eval.py
+	$(PYTHON) benches/report.py
 
 ## kernels-check: every CUDA kernel compiled for every architecture, within its budget; needs no card
 kernels-check: build $(VENV)/nvrtc

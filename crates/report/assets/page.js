@@ -181,5 +181,15 @@
   };
   addEventListener("hashchange", linked);
   linked();
-  addEventListener("beforeprint", hide);
+
+  // ---- Print: what is folded away is printed too, but for the samples.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    hide();
+    folded = all("details:not([open], .sample)");
+    for (const one of folded) one.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const one of folded) one.open = false;
+  });
 })();

@@ -5,7 +5,7 @@
 mod blocks;
 mod front;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -16,11 +16,11 @@ use minijinja::value::Serde;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::analyse::Analysis;
+use crate::analyse::{Analysis, Curve};
 use crate::drill::{self, Drill};
 use crate::figures::{CHART_CSS, Figure};
 use crate::read::{InputFile, Scores};
-use crate::samples::Cell;
+use crate::samples::{Cell, Example, Texts};
 use crate::tables::Tables;
 use crate::words;
 use crate::{ReportConfig, Samples, Summary};
@@ -52,6 +52,7 @@ struct View<'a> {
     overall: Option<String>,
     tiles: Vec<Tile>,
     questions: Vec<Question>,
+    series: Vec<Question>,
     suggestion: Option<HtmlTable>,
     key: HtmlTable,
     sections: Vec<Section<'a>>,
@@ -94,9 +95,6 @@ struct ShownSample<'a> {
     scores: Vec<(&'a str, String)>,
 }
 
-/// Samples of each task and language that stand on the page without a script.
-const STATIC_SAMPLES: usize = 2;
-
 /// Writes the page.
 pub(crate) fn write(page: &Page, out: &Path) -> Result<()> {
     let budget =
@@ -137,6 +135,7 @@ fn view<'a>(page: &'a Page, drill: &'a Drill, style: &'a str) -> View<'a> {
         overall: front::overall(page.analysis),
         tiles: front::tiles(page.analysis, &drill.names),
         questions: front::questions(page),
+        series: front::series(page),
         suggestion: front::suggestion(page.analysis),
         key: front::key(page, drill),
         sections: blocks::sections(page, drill),
@@ -153,45 +152,52 @@ fn view<'a>(page: &'a Page, drill: &'a Drill, style: &'a str) -> View<'a> {
     }
 }
 
-/// By task and language, of the first series' largest n: the first answers that have texts.
+/// By task and language, of the first series' largest n: a low and a high scored answer.
 fn samples<'a>(page: &'a Page, drill: &Drill) -> Vec<ShownSample<'a>> {
-    let mut shown: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+    let mut shown: BTreeSet<(usize, &str)> = BTreeSet::new();
     let mut samples = Vec::new();
     for cell in page.cells {
         let curve = &page.analysis.curves[cell.curve];
-        if curve.points.last().is_none_or(|last| last.n != cell.n) {
+        let last = curve.points.last().is_some_and(|last| last.n == cell.n);
+        let with_texts = cell.examples.iter().filter(|one| one.texts.is_some());
+        let value = |a: &&Example, b: &&Example| a.value.total_cmp(&b.value);
+        let Some(low) = with_texts.clone().min_by(value).filter(|_| last) else { continue };
+        let task = drill.names.tasks.iter().position(|task| *task == curve.task);
+        if !shown.insert((task.unwrap_or(usize::MAX), &cell.lang)) {
             continue;
         }
-        let task = drill.names.tasks.iter().position(|task| *task == curve.task);
-        let lang = drill.names.tags.iter().position(|tag| *tag == cell.lang);
-        let count = shown.entry((task.unwrap_or(usize::MAX), &cell.lang)).or_insert(0);
-        for example in &cell.examples {
-            let Some(texts) = example.texts.as_ref().filter(|_| *count < STATIC_SAMPLES) else {
-                continue;
-            };
-            *count += 1;
-            samples.push(ShownSample {
-                task: &curve.task,
-                task_number: task,
-                language: words::language(&cell.lang),
-                lang: &cell.lang,
-                dir: words::direction(&cell.lang),
-                lang_number: lang,
-                metric: &curve.metric,
-                score: curve.unit.value(example.value).replace('-', "−"),
-                n: cell.n,
-                item: &example.item,
-                run: &example.run,
-                prompt: &texts.prompt,
-                generation: &texts.generation,
-                reference: &texts.reference,
-                scores: example
-                    .scores
-                    .iter()
-                    .map(|(name, value)| (name.as_str(), drill::plain(*value)))
-                    .collect(),
-            });
-        }
+        let high = with_texts.max_by(value).filter(|high| high.value > low.value);
+        samples.extend(
+            [Some(low), high].into_iter().flatten().map(|one| sample(cell, one, curve, drill)),
+        );
     }
     samples
+}
+
+fn sample<'a>(
+    cell: &'a Cell,
+    example: &'a Example,
+    curve: &'a Curve,
+    drill: &Drill,
+) -> ShownSample<'a> {
+    let text =
+        |of: fn(&'a Texts) -> &'a String| example.texts.as_ref().map_or("", |all| of(all).as_str());
+    let scores = example.scores.iter();
+    ShownSample {
+        task: &curve.task,
+        task_number: drill.names.tasks.iter().position(|task| *task == curve.task),
+        language: words::language(&cell.lang),
+        lang: &cell.lang,
+        dir: words::direction(&cell.lang),
+        lang_number: drill.names.tags.iter().position(|tag| *tag == cell.lang),
+        metric: &curve.metric,
+        score: curve.unit.value(example.value).replace('-', "−"),
+        n: cell.n,
+        item: &example.item,
+        run: &example.run,
+        prompt: text(|all| &all.prompt),
+        generation: text(|all| &all.generation),
+        reference: text(|all| &all.reference),
+        scores: scores.map(|(name, value)| (name.as_str(), drill::plain(*value))).collect(),
+    }
 }

@@ -13,7 +13,7 @@ use super::files::{Output, publish, set, settings, tables};
 /// Makes tables, figures and a page from scores, ours or anyone's.
 ///
 /// Takes scores of items, or aggregates such as a paper's table (Parquet or CSV); --map names columns
-/// that are called otherwise. Writes transfer.parquet, tables/ (CSV, Markdown, LaTeX), figures/ (SVG)
+/// that are called otherwise. Writes transfer.parquet, tables/ (CSV, Parquet, Markdown, LaTeX), figures/ (SVG)
 /// and index.html, which opens without a network.
 #[derive(ClapArgs)]
 #[command(after_help = "\

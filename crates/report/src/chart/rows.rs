@@ -83,7 +83,8 @@ impl Chart for Rows {
     fn draw(&self, id: &str, title: &str, description: &str) -> String {
         let mut svg = Svg::default();
         let columns = self.panels.len().clamp(1, 3);
-        let (head, foot) = (34.0, 40.0);
+        let titled = self.panels.iter().any(|panel| !panel.title.is_empty());
+        let (head, foot) = (if titled { 34.0 } else { 12.0 }, 40.0);
         let labels = self.rows().map(|row| text_width(&row.label)).fold(60.0, f64::max) + 14.0;
         let numbers = self.rows().map(|row| text_width(&row.number)).fold(0.0, f64::max) + 10.0;
         let width = (WIDTH - 8.0) / columns as f64;

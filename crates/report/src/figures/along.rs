@@ -17,6 +17,10 @@ use crate::words::{self, Unit};
 
 /// Rows that a figure holds at most; the table has all.
 const MOST_ROWS: usize = 60;
+/// Series that have a panel each; of more, rows and a map.
+const MOST_PANELS: usize = 12;
+/// Panels of differences that are easier to read than a map.
+const MOST_FORESTS: usize = 4;
 
 /// What a figure shows, which decides its name and the table that stands below it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,9 +61,10 @@ pub(super) fn draw(analysis: &Analysis, gallery: &mut Gallery) {
         family.differences(gallery);
         family.perf_to_english(gallery);
         family.gap(gallery);
-        if family.many() {
+        if family.curves.len() > MOST_FORESTS {
             family.language_map(gallery);
-        } else {
+        }
+        if !family.many() {
             (0..family.curves.len()).for_each(|place| family.one(place).languages(gallery));
         }
     }
@@ -104,9 +109,20 @@ impl Family<'_> {
         Family { analysis: self.analysis, curves: vec![self.curves[place]] }
     }
 
-    /// Whether there are more series than lines can tell apart.
+    /// Whether the series are too many for a panel each.
     fn many(&self) -> bool {
-        self.curves.len() > MOST_LINES
+        self.curves.len() > MOST_PANELS
+    }
+
+    /// Its series without their models: what lines must tell apart.
+    fn kinds(&self) -> Vec<Series> {
+        let mut kinds: Vec<Series> = Vec::new();
+        for curve in self.each() {
+            if !kinds.contains(&without_model(&curve.series)) {
+                kinds.push(without_model(&curve.series));
+            }
+        }
+        kinds
     }
 
     fn names(&self) -> Vec<String> {
@@ -212,7 +228,7 @@ impl Family<'_> {
         }
         let lines;
         let rows;
-        let (title, chart): (String, &dyn Chart) = if self.many() {
+        let (title, chart): (String, &dyn Chart) = if self.kinds().len() > MOST_LINES {
             rows = self.ranking(unit, axis, &[(MEAN, "at the largest n", of)]);
             (title + " by mixture", &rows)
         } else {
@@ -257,15 +273,10 @@ impl Family<'_> {
 
     /// One line a series, one panel a model; a series looks the same in every panel.
     fn by_model(&self, unit: Unit, y_title: String, of: Of) -> Lines {
-        let without_model = |curve: &Curve| Series { model: String::new(), ..curve.series.clone() };
-        let mut kinds: Vec<Series> = Vec::new();
-        for curve in self.each() {
-            if !kinds.contains(&without_model(curve)) {
-                kinds.push(without_model(curve));
-            }
-        }
+        let kinds = self.kinds();
         let style = |curve: &Curve| {
-            let place = kinds.iter().position(|kind| *kind == without_model(curve)).unwrap_or(0);
+            let place =
+                kinds.iter().position(|kind| *kind == without_model(&curve.series)).unwrap_or(0);
             SERIES[place % SERIES.len()]
         };
         let models: BTreeSet<&str> = self.each().map(|curve| curve.series.model.as_str()).collect();
@@ -308,7 +319,7 @@ impl Family<'_> {
         let title = format!("{}: what the largest n changed", self.first().task);
         let caption =
             format!("{metric} at the largest n less that at n = {baseline}, language by language.");
-        if self.many() {
+        if self.curves.len() > MOST_FORESTS {
             let map = self.map(Scale::Diverging, |curve, lang| {
                 let found = curve.last(baseline)?.languages.iter().find(|one| one.lang == lang)?;
                 let change = found.measure.change.as_ref()?;
@@ -454,8 +465,14 @@ impl Family<'_> {
             }
         };
         let (seeds, items) = (range(|point| point.0, "seed"), range(|point| point.1, "item"));
-        let bars = if kind == Kind::Differences { "Bars" } else { "Bands" };
-        let dots = if kind == Kind::Differences || points.iter().all(|point| point.0 < 2) {
+        let lines = match kind {
+            Kind::Means => !self.many(),
+            Kind::PerfToEnglish | Kind::Gap => self.kinds().len() <= MOST_LINES,
+            Kind::Languages => self.curves.len() == 1,
+            Kind::Differences => false,
+        };
+        let bars = if lines { "Bands" } else { "Bars" };
+        let dots = if !lines || points.iter().all(|point| point.0 < 2) {
             ""
         } else {
             " Small dots: single seeds."
@@ -473,6 +490,10 @@ impl Family<'_> {
             }
         }
     }
+}
+
+fn without_model(series: &Series) -> Series {
+    Series { model: String::new(), ..series.clone() }
 }
 
 /// The languages' differences at a point, and below them the means'.

@@ -139,21 +139,22 @@ fn tile(measure: &Measure, unit: Unit, what: String, task: Option<usize>) -> Opt
     })
 }
 
-/// The questions with their answers; where there are none, the findings by task and series.
+/// The questions with their answers.
 pub(super) fn questions(page: &Page) -> Vec<Question> {
-    let asked = &page.analysis.answers.questions;
-    if !asked.is_empty() {
-        let question = |one: &crate::further::Question| {
-            let told = one.answers.iter().map(|finding| told(finding, true)).collect();
-            split(one.id.into(), one.question.clone(), told)
-        };
-        return asked.iter().map(question).collect();
-    }
+    let question = |one: &crate::further::Question| {
+        let told = one.answers.iter().map(|finding| told(finding, true)).collect();
+        split(one.id.into(), one.question.clone(), told)
+    };
+    page.analysis.answers.questions.iter().map(question).collect()
+}
+
+/// The findings of every series.
+pub(super) fn series(page: &Page) -> Vec<Question> {
     let findings = &page.summary.findings;
     let groups = findings.chunk_by(|a, b| a.about == b.about).enumerate();
     let group = |(at, group): (usize, &[Finding])| {
         let told = group.iter().map(|finding| told(finding, false)).collect();
-        split(at.to_string(), group[0].about.clone(), told)
+        split(format!("series-{at}"), group[0].about.clone(), told)
     };
     groups.map(group).collect()
 }

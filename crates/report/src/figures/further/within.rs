@@ -145,7 +145,7 @@ pub(super) fn pareto(analysis: &Analysis, gallery: &mut Gallery) {
         let title = format!(
             "{}: English against the other languages{}",
             one.about.task,
-            suffix(&one.about)
+            suffix(&About { setting: String::new(), ..one.about.clone() })
         );
         let caption = format!(
             "{} in English across, its mean over the other languages up. Filled, on the dashed front: no other mixture is better in one and no worse in the other.",
@@ -315,6 +315,7 @@ fn extracted(one: &Extraction) -> Row {
         number: one
             .of_extracted
             .as_ref()
+            .filter(|share| share.value <= 1.0)
             .map_or("–".into(), |share| Unit::Percent.number(share.value)),
         summary: false,
         lang: Some(one.lang.clone()),
