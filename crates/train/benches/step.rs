@@ -1,17 +1,20 @@
 //! Times one kind of work of the engine and prints tokens a second, one JSON object a line.
 //!
 //!     step --shape small|qwen --work train|generate --batch N --threads T --seconds S
+//!     step --shape small|qwen --work save --model DIR [--dtype f32|bf16]
+//!     step --work load --model DIR --threads T
 //!
 //! A training step is forward, backward and AdamW on `batch` documents; generation is greedy,
 //! tokens are those generated. `benches/train.py` at the root of the repository runs this side by
-//! side with PyTorch.
+//! side with PyTorch. Loading gives the rate of the file's bytes and the most memory that the
+//! process had.
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use train::model::{Batch, Gradients, KvCache, Model, ModelConfig};
+use train::model::{Batch, Dtype, Gradients, KvCache, Model, ModelConfig};
 use train::optimizer::AdamW;
 
 /// One of the two models that are timed: its config, a document's tokens in training, a prompt's
@@ -101,6 +104,22 @@ fn generate(model: &mut Model, shape: &Shape, batch: usize, seconds: f64) -> Res
     })
 }
 
+/// Loads a folder, and says how fast and in how much memory.
+fn load(dir: &Path) -> Result<()> {
+    let bytes = std::fs::metadata(dir.join("model.safetensors"))?.len();
+    let start = Instant::now();
+    let model = Model::load(dir)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("unknown");
+    println!(
+        "{}",
+        json!({"work": "load", "parameters": model.parameter_count(), "file_bytes": bytes, "seconds": seconds,
+            "gigabytes_per_second": bytes as f64 / 1e9 / seconds, "peak_memory": peak.trim()})
+    );
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let option = |name: &str, default: &str| {
@@ -111,15 +130,22 @@ fn main() -> Result<()> {
     let (batch, threads) =
         (option("--batch", "32").parse::<usize>()?, option("--threads", "2").parse()?);
     let seconds: f64 = option("--seconds", "3").parse().context("--seconds")?;
-    let shape = shape(&name)?;
+    let (shape, dir, dtype) = (shape(&name)?, option("--model", ""), option("--dtype", "f32"));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     pool.install(|| {
+        if work == "load" {
+            return load(Path::new(&dir));
+        }
         let config = ModelConfig::parse(&shape.config.to_string(), Path::new("config.json"))?;
         let mut model = Model::random(config, 1);
+        if work == "save" {
+            let dtype = if dtype == "bf16" { Dtype::Bf16 } else { Dtype::F32 };
+            return model.save(Path::new(&dir), dtype);
+        }
         let (time, tokens) = match &work[..] {
             "train" => (train(&mut model, &shape, batch, seconds)?, batch * shape.document),
             "generate" => (generate(&mut model, &shape, batch, seconds)?, batch * shape.answer),
-            _ => bail!("--work {work}: train or generate"),
+            _ => bail!("--work {work}: train, generate, save or load"),
         };
         let speed = tokens as f64 / time;
         println!(

@@ -280,6 +280,13 @@ impl Backend for Cuda {
         tensor
     }
 
+    fn rounded(&self, kind: Kind, value: f32) -> f32 {
+        match kind {
+            Kind::Weight | Kind::Activation => bf16::from_f32(value).to_f32(),
+            Kind::Gradient | Kind::Moment | Kind::Statistic => value,
+        }
+    }
+
     fn values(&self, tensor: &Tensor, len: usize) -> Vec<f32> {
         let mut values = vec![0.0; len];
         if len == 0 {

@@ -114,8 +114,7 @@ pub struct ModelConfig {
     pub score_cap: Option<f32>,
     /// How the head's products become logits.
     pub logits: LogitRule,
-    /// What embeddings are multiplied by, before it is rounded to the type of the stream: a
-    /// decoder in bf16 has to round it to bf16, as transformers does.
+    /// What embeddings are multiplied by, before it is rounded to the type of the stream.
     pub embedding_scale: Option<f32>,
     /// What differs from layer to layer, L of them.
     pub layers: Vec<LayerConfig>,

@@ -46,6 +46,12 @@ impl<B: Backend> Pass<'_, B> {
         self.config.family.block == Block::Parallel
     }
 
+    /// What embeddings are multiplied by, in the stream's type: transformers rounds it so too, and
+    /// √3072 = 55.43 is 55.5 in bf16.
+    fn embedding_scale(&self) -> Option<f32> {
+        self.config.embedding_scale.map(|scale| self.backend.rounded(Kind::Activation, scale))
+    }
+
     /// Which of the streams is the one after the last layer.
     fn last(&self, kept: &Activations<B::Tensor>) -> usize {
         self.weights.layers.len() % kept.streams.len()
@@ -61,7 +67,7 @@ impl<B: Backend> Pass<'_, B> {
         let (ops, c) = (self.backend, self.config.hidden_size);
         let (streams, depth) = (kept.streams.len(), kept.layers.len());
         ops.gather_rows(&mut kept.streams[0], &self.weights.embed_tokens, &batch.tokens, c);
-        if let Some(scale) = self.config.embedding_scale {
+        if let Some(scale) = self.embedding_scale() {
             ops.scale(&mut kept.streams[0], self.rows * c, scale);
         }
         for l in 0..self.weights.layers.len() {
@@ -277,7 +283,7 @@ impl<B: Backend> Pass<'_, B> {
             self.layer_backward(l, &mut gradients.layers[l], &kept.streams[l], batch, memory);
         }
         let dstream = &mut kept.scratch.dstream;
-        if let Some(scale) = self.config.embedding_scale {
+        if let Some(scale) = self.embedding_scale() {
             ops.scale(dstream, self.rows * c, scale);
         }
         ops.scatter_add_rows(&mut gradients.embed_tokens, dstream, &batch.tokens, c);

@@ -9,17 +9,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use artifact::bail_user;
 use artifact::error::{open_input, user};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
+use half::bf16;
 use memmap2::Mmap;
-use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{SafeTensors, View};
-use serde_json::Value;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::weights::{Part, Spec, specs};
 use super::{Decoder, Model, ModelConfig};
-use crate::ops::{Backend, Cpu};
+use crate::ops::{Backend, Cpu, Stored, StoredKind};
 
 /// Type of the values in a saved model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,52 +128,143 @@ impl<B: Backend + Clone> Decoder<B> {
     /// file and the tensor.
     pub fn load_on(backend: B, dir: &Path) -> Result<Self> {
         let config = ModelConfig::load(dir)?;
-        let maps = shards(dir)?.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
+        let index = Index::find(dir)?;
+        let maps = index.files().into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
         let files = maps.iter().map(Shard::parse).collect::<Result<Vec<_>>>()?;
-        let mut found: BTreeMap<String, (&Path, TensorView)> = BTreeMap::new();
+        let mut found = Found::new();
         for (shard, file) in maps.iter().zip(&files) {
             for (name, view) in file.tensors() {
-                if let Some((other, _)) = found.insert(name.clone(), (&shard.path, view)) {
+                if let Some((other, _)) = found.insert(name.clone(), (shard, view)) {
                     bail_user!(
                         "{}: the tensor {name} is also in {}",
                         shard.path.display(),
-                        other.display()
+                        other.path.display()
                     );
                 }
             }
         }
+        index.check(&found)?;
         check_names(&config, &found, dir)?;
-        Self::build(backend, config, |spec| read(spec, &found))
+        Self::build(backend, config, |backend, spec| read(backend, spec, &found))
     }
 }
 
-/// The files with weights, in order.
-fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
-    let index = dir.join(INDEX);
-    if dir.join(SINGLE).exists() {
-        return Ok(vec![dir.join(SINGLE)]);
+/// The tensors of all files by name.
+type Found<'a> = BTreeMap<String, (&'a Shard, TensorView<'a>)>;
+
+/// Which files there are, and which tensors each should have.
+struct Index {
+    /// The index itself, or the only file.
+    path: PathBuf,
+    /// Tensor and file; none where there is no index.
+    pairs: Option<Pairs>,
+}
+
+/// The entries of a JSON object, which may name a key twice.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Pairs;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an object of tensor names and file names")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Entries)
     }
-    if !index.exists() {
-        bail_user!("{}: neither {SINGLE} nor {INDEX} is there", dir.display());
+}
+
+#[derive(Deserialize)]
+struct IndexFile {
+    weight_map: Pairs,
+}
+
+impl Index {
+    fn find(dir: &Path) -> Result<Self> {
+        let (single, path) = (dir.join(SINGLE), dir.join(INDEX));
+        if single.exists() {
+            return Ok(Self { path: single, pairs: None });
+        }
+        if !path.exists() {
+            let old = dir.join("pytorch_model.bin").exists()
+                || dir.join("pytorch_model.bin.index.json").exists();
+            let hint =
+                if old { "; pytorch_model.bin is not read, save it as safetensors" } else { "" };
+            bail_user!("{}: neither {SINGLE} nor {INDEX} is there{hint}", dir.display());
+        }
+        let text = std::io::read_to_string(open_input(&path)?)
+            .map_err(|err| user(format!("{}: cannot be read as text: {err}", path.display())))?;
+        let IndexFile { weight_map } = serde_json::from_str(&text)
+            .map_err(|err| user(format!("{}: not an index of shards: {err}", path.display())))?;
+        let index = Self { path, pairs: Some(weight_map) };
+        let mut files: BTreeMap<&str, &str> = BTreeMap::new();
+        for (tensor, file) in index.pairs() {
+            if let Some(other) = files.insert(tensor, file) {
+                bail_user!(
+                    "{}: the tensor {tensor} is named twice, in {other} and in {file}",
+                    index.path.display()
+                );
+            }
+            if file.contains(['/', '\\']) || !dir.join(file).is_file() {
+                bail_user!(
+                    "{}: the tensor {tensor} should be in {file}, but there is no such file beside it",
+                    index.path.display()
+                );
+            }
+        }
+        Ok(index)
     }
-    let text = std::io::read_to_string(open_input(&index)?)
-        .map_err(|err| user(format!("{}: cannot be read as text: {err}", index.display())))?;
-    let json: Value = serde_json::from_str(&text)
-        .map_err(|err| user(format!("{}: not JSON: {err}", index.display())))?;
-    let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
-        bail_user!("{}: the object weight_map is missing", index.display());
-    };
-    let mut names = BTreeSet::new();
-    for (tensor, file) in map {
-        match file.as_str().filter(|name| !name.contains(['/', '\\'])) {
-            Some(name) => names.insert(name),
-            None => bail_user!(
-                "{}: {tensor}: expected the name of a file, found {file}",
-                index.display()
-            ),
-        };
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().flat_map(|pairs| &pairs.0).map(|(tensor, file)| (&tensor[..], &file[..]))
     }
-    Ok(names.into_iter().map(|name| dir.join(name)).collect())
+
+    /// The files, in order.
+    fn files(&self) -> Vec<PathBuf> {
+        match &self.pairs {
+            None => vec![self.path.clone()],
+            Some(_) => {
+                let names: BTreeSet<&str> = self.pairs().map(|(_, file)| file).collect();
+                names.into_iter().map(|name| self.path.with_file_name(name)).collect()
+            }
+        }
+    }
+
+    /// The files hold what the index says, and nothing else.
+    fn check(&self, found: &Found) -> Result<()> {
+        if self.pairs.is_none() {
+            return Ok(());
+        }
+        let mut named = BTreeSet::new();
+        for (tensor, file) in self.pairs() {
+            let path = self.path.with_file_name(file);
+            if found.get(tensor).is_none_or(|(shard, _)| shard.path != path) {
+                bail_user!(
+                    "{}: the tensor {tensor} should be in {file}, which does not have it",
+                    self.path.display()
+                );
+            }
+            named.insert(tensor);
+        }
+        if let Some((tensor, (shard, _))) =
+            found.iter().find(|(name, _)| !named.contains(&name[..]))
+        {
+            bail_user!(
+                "{}: the tensor {tensor} is there, but {INDEX} does not name it",
+                shard.path.display()
+            );
+        }
+        Ok(())
+    }
 }
 
 /// A mapped file.
@@ -202,14 +292,30 @@ impl Shard {
             ))
         })
     }
+
+    /// Lets go of the pages of a tensor that has been read, so that a large model does not stand in
+    /// memory twice.
+    fn release(&self, view: &TensorView) {
+        #[cfg(unix)]
+        {
+            let start = view.data().as_ptr().addr() - self.map.as_ptr().addr();
+            // SAFETY: the map is of a file and never written to: pages that are let go come back
+            // from the file with the same bytes.
+            let advised = unsafe {
+                self.map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    start,
+                    view.data().len(),
+                )
+            };
+            // Advice that is not taken costs memory, not correctness.
+            drop(advised);
+        }
+    }
 }
 
 /// Every tensor that the config asks for is there, and no other.
-fn check_names(
-    config: &ModelConfig,
-    found: &BTreeMap<String, (&Path, TensorView)>,
-    dir: &Path,
-) -> Result<()> {
+fn check_names(config: &ModelConfig, found: &Found, dir: &Path) -> Result<()> {
     let specs = specs(config);
     let wanted: BTreeSet<&str> = specs
         .all()
@@ -223,7 +329,7 @@ fn check_names(
             dir.display()
         );
     }
-    for (name, (path, view)) in found {
+    for (name, (Shard { path, .. }, view)) in found {
         let tied_head = config.tie_word_embeddings && name == "lm_head.weight";
         if tied_head
             && found
@@ -246,24 +352,22 @@ fn check_names(
 }
 
 /// One of our tensors out of the checkpoint's parts.
-fn read(spec: &Spec, found: &BTreeMap<String, (&Path, TensorView)>) -> Result<Vec<f32>> {
-    let mut values = vec![0.0; spec.elements()];
-    for part in &spec.parts {
-        let Some((path, view)) = found.get(&part.name) else {
-            bail_user!("the tensor {} is missing from the weights", part.name);
-        };
-        read_part(&mut values[part.range.clone()], part, path, view)?;
+fn read<B: Backend>(backend: &B, spec: &Spec, found: &Found) -> Result<B::Tensor> {
+    let views = spec.parts.iter().map(|part| match found.get(&part.name) {
+        Some(found) => Ok((part, found)),
+        None => bail_user!("the tensor {} is missing from the weights", part.name),
+    });
+    let views = views.collect::<Result<Vec<_>>>()?;
+    let parts = views.iter().map(|(part, (shard, view))| stored(part, &shard.path, view));
+    let tensor = backend.load(&parts.collect::<Result<Vec<_>>>()?);
+    for (_, (shard, view)) in views {
+        shard.release(view);
     }
-    Ok(values)
+    Ok(tensor)
 }
 
-/// Little-endian bytes to values.
-type Convert = fn(&[u8], &mut [f32]);
-
-/// Values that one task converts.
-const BLOCK: usize = 1 << 16;
-
-fn read_part(values: &mut [f32], part: &Part, path: &Path, view: &TensorView) -> Result<()> {
+/// A tensor of a file, which has to be of the config's shape and of a known type.
+fn stored<'a>(part: &Part, path: &Path, view: &TensorView<'a>) -> Result<Stored<'a>> {
     if view.shape() != part.shape {
         bail_user!(
             "{}: the tensor {} has the shape {:?}, and config.json asks for {:?}",
@@ -273,35 +377,15 @@ fn read_part(values: &mut [f32], part: &Part, path: &Path, view: &TensorView) ->
             part.shape
         );
     }
-    let (size, convert): (usize, Convert) = match view.dtype() {
-        safetensors::Dtype::F32 => (4, from_f32),
-        safetensors::Dtype::F16 => (2, from_f16),
-        safetensors::Dtype::BF16 => (2, from_bf16),
+    let kind = match view.dtype() {
+        safetensors::Dtype::F32 => StoredKind::F32,
+        safetensors::Dtype::F16 => StoredKind::F16,
+        safetensors::Dtype::BF16 => StoredKind::Bf16,
         other => bail_user!(
             "{}: the tensor {} is of type {other:?}; F32, F16 and BF16 are supported",
             path.display(),
             part.name
         ),
     };
-    let blocks = values.par_chunks_mut(BLOCK).zip(view.data().par_chunks(BLOCK * size));
-    blocks.for_each(|(values, bytes)| convert(bytes, values));
-    Ok(())
-}
-
-fn from_f32(bytes: &[u8], values: &mut [f32]) {
-    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-        *value = f32::from_le_bytes(*bytes);
-    }
-}
-
-fn from_bf16(bytes: &[u8], values: &mut [f32]) {
-    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-        *value = bf16::from_le_bytes(*bytes).to_f32();
-    }
-}
-
-fn from_f16(bytes: &[u8], values: &mut [f32]) {
-    let halves: Vec<f16> =
-        bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
-    halves.convert_to_f32_slice(values);
+    Ok(Stored { kind, bytes: view.data() })
 }

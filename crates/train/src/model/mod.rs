@@ -130,39 +130,39 @@ impl Batch {
 }
 
 impl<B: Backend + Clone> Decoder<B> {
-    /// A decoder of `config` whose tensors `values` makes.
+    /// A decoder of `config` whose tensors `tensor` makes.
     fn build(
         backend: B,
         config: ModelConfig,
-        mut values: impl FnMut(&Spec) -> Result<Vec<f32>>,
+        mut tensor: impl FnMut(&B, &Spec) -> Result<B::Tensor>,
     ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
-        let weights = specs
-            .try_map(|spec| values(spec).map(|values| backend.tensor(Kind::Weight, values)))?;
+        let weights = specs.try_map(|spec| tensor(&backend, spec))?;
         let (angles, training, inference) = ((Vec::new(), 0), None, None);
         Ok(Self { backend, config, specs, weights, angles, training, inference })
     }
 
     /// A decoder with random weights: normal with the config's `initializer_range`, matrices that
     /// write to the residual stream smaller by √(2L), norms such that they leave the scale alone,
-    /// biases zero. The same seed gives
-    /// the same bytes.
+    /// biases zero. The same seed gives the same bytes.
     #[must_use]
     pub fn random_on(backend: B, config: ModelConfig, seed: u64) -> Self {
         let facts = config.clone();
-        Self::build(backend, config, |spec| Ok(weights::initial(spec, &facts, seed)))
-            .expect("drawing cannot fail")
+        let draw = |backend: &B, spec: &Spec| {
+            Ok(backend.tensor(Kind::Weight, weights::initial(spec, &facts, seed)))
+        };
+        Self::build(backend, config, draw).expect("drawing cannot fail")
     }
 
     /// The same weights on another backend.
     #[must_use]
     pub fn copy_to<C: Backend + Clone>(&self, backend: C) -> Decoder<C> {
         let mut all = self.specs.all().into_iter().zip(self.weights.all());
-        let values = |_: &Spec| {
+        let copy = |backend: &C, _: &Spec| {
             let (spec, tensor) = all.next().expect("as many tensors as specs");
-            Ok(self.backend.values(tensor, spec.elements()))
+            Ok(backend.tensor(Kind::Weight, self.backend.values(tensor, spec.elements())))
         };
-        Decoder::build(backend, self.config.clone(), values).expect("copying cannot fail")
+        Decoder::build(backend, self.config.clone(), copy).expect("copying cannot fail")
     }
 
     /// What the model is.

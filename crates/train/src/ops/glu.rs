@@ -8,7 +8,7 @@ use super::split::{self, Shared};
 use super::{Activation, GluShape, simd};
 
 /// 2 √(2/π), and that times 0.044715.
-const GELU: [f32; 2] = [1.595_769_1, 0.071_354_814];
+const GELU: [f32; 2] = [1.595_769_2, 0.071_354_814];
 
 /// y `[rows, F]` = f(gate) · up.
 pub fn forward(y: &mut [f32], gate_up: &[f32], shape: GluShape) {

@@ -21,12 +21,14 @@ mod reference;
 pub mod rope;
 pub mod simd;
 mod split;
+mod stored;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use adamw::AdamWStep;
 pub use cpu::Cpu;
 pub use reference::Reference;
+pub use stored::{Stored, StoredKind};
 
 /// Rows, inputs and outputs of a linear map y `[rows, outputs]` = x `[rows, inputs]` · wᵀ.
 #[derive(Debug, Clone, Copy)]
@@ -296,6 +298,14 @@ pub trait Backend {
     /// If the device reported one.
     fn check(&self) -> anyhow::Result<()> {
         Ok(())
+    }
+    /// A number as a tensor of this kind would hold it.
+    fn rounded(&self, _kind: Kind, value: f32) -> f32 {
+        value
+    }
+    /// Takes the values of some tensors of a file, one after the other, for a parameter.
+    fn load(&self, parts: &[Stored<'_>]) -> Self::Tensor {
+        self.tensor(Kind::Weight, stored::to_f32(parts))
     }
     /// Copies the first `len` values out.
     fn values(&self, tensor: &Self::Tensor, len: usize) -> Vec<f32>;

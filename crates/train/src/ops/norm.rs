@@ -222,9 +222,9 @@ pub mod reference {
         shape: NormShape,
     ) {
         let NormShape { rows, width, eps, kind } = shape;
-        for n in 0..rows {
+        for (n, r) in inverse.iter_mut().enumerate().take(rows) {
             let row = n * width..(n + 1) * width;
-            inverse[n] = forward_row(&mut y[row.clone()], &x[row], weight, eps, kind);
+            *r = forward_row(&mut y[row.clone()], &x[row], weight, eps, kind);
         }
         for (y, residual) in y.iter_mut().zip(residual.into_iter().flatten()).take(rows * width) {
             *y += residual;
@@ -258,10 +258,10 @@ pub mod reference {
     ) {
         let NormShape { rows, width, eps, kind } = shape;
         let NormGradients { dx, accumulate, mut dweight, mut y } = gradients;
-        for n in 0..rows {
+        for (n, &r) in inverse.iter().enumerate().take(rows) {
             let row = n * width..(n + 1) * width;
             let (x, dy) = (&x[row.clone()], &dy[row.clone()]);
-            let change = backward_row(dweight.as_deref_mut(), inverse[n], dy, x, weight, kind);
+            let change = backward_row(dweight.as_deref_mut(), r, dy, x, weight, kind);
             for (dx, change) in dx[row.clone()].iter_mut().zip(change) {
                 *dx = if accumulate { *dx + change } else { change };
             }
