@@ -175,17 +175,13 @@ impl Sample {
             column
         };
         let runs = self.cells().iter().map(|cell| cell.seeds.len()).max().unwrap_or(1);
-        let normals = |run: usize| {
-            let mut stream = Stream::new(key, RUN_STREAMS + run as u64);
-            (0..count).map(|_| stream.normal()).collect()
-        };
         Ok(Draws {
             sample: self,
             key,
             count,
             by_items: (0..parts.len()).into_par_iter().map(column).collect(),
             observed: self.cells().iter().map(|cell| cell.mean(self)).collect(),
-            normals: (0..runs).into_par_iter().map(normals).collect(),
+            normals: (0..runs).into_par_iter().map(|run| normals(key, run, count)).collect(),
             chis: RwLock::default(),
         })
     }
@@ -257,6 +253,12 @@ impl Parts {
     }
 }
 
+/// The normal variates of a run.
+fn normals(key: Key, run: usize, count: usize) -> Vec<f64> {
+    let mut stream = Stream::new(key, RUN_STREAMS + run as u64);
+    (0..count).map(|_| stream.normal()).collect()
+}
+
 /// Eight sums side by side, so that the compiler can vectorise without changing the order of any.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; 8];
@@ -309,7 +311,7 @@ impl Draws<'_> {
         if influence.items < 2 && influence.seeds < 2 && parts.runs == 0.0 {
             return Ok(estimate);
         }
-        let mut draws = self.joined(statistic, &influence, &parts, options.runs);
+        let mut draws = self.joined(statistic, &influence, &parts, options.runs, 0);
         draws.retain(|draw| draw.is_finite());
         if (draws.len() as f64) < (1.0 - UNDEFINED) * self.count as f64 {
             (estimate.interval, estimate.p) =
@@ -337,17 +339,23 @@ impl Draws<'_> {
         Ok(estimate)
     }
 
-    /// The statistic draw by draw, in the order of the draws: paired with every other statistic's.
+    /// Statistics draw by draw, in the order of the draws: paired with each other and with those of
+    /// every other call. With pooled runs each statistic is taken to be of a run of its own (the
+    /// points of a curve along n), the same run as the one at its place in another call (the same
+    /// points in another language).
     ///
     /// # Errors
     /// As [`estimate`](Draws::estimate), and where there is nothing to resample.
-    pub fn values(&self, statistic: &Statistic, runs: Runs) -> Outcome<Vec<f64>> {
-        let influence = influence(self, statistic)?;
-        let parts = influence.parts(runs);
-        if influence.items < 2 && influence.seeds < 2 && parts.runs == 0.0 {
-            return Err(Unavailable::OneItem);
-        }
-        Ok(self.joined(statistic, &influence, &parts, runs))
+    pub fn values(&self, statistics: &[Statistic], runs: Runs) -> Outcome<Vec<Vec<f64>>> {
+        let of = |(place, statistic): (usize, &Statistic)| {
+            let influence = influence(self, statistic)?;
+            let parts = influence.parts(runs);
+            if influence.items < 2 && influence.seeds < 2 && parts.runs == 0.0 {
+                return Err(Unavailable::OneItem);
+            }
+            Ok(self.joined(statistic, &influence, &parts, runs, place))
+        };
+        statistics.iter().enumerate().map(of).collect()
     }
 
     /// Errors of statistics and how they go together: items by the jackknife, and runs. With pooled
@@ -410,24 +418,27 @@ impl Draws<'_> {
         Ok(RunSpread { variance: pooled.variance / all, of_items: pooled.of_items / all, ..pooled })
     }
 
-    /// Item draws of a statistic with the runs' part joined.
+    /// Item draws of a statistic with the runs' part joined; pooled runs take the variates of the
+    /// run at a place.
     fn joined(
         &self,
         statistic: &Statistic,
         influence: &Influence,
         parts: &ErrorParts,
         runs: Runs,
+        place: usize,
     ) -> Vec<f64> {
         let column = |cell: usize| Cow::Borrowed(self.by_items[cell].as_slice());
         let mut draws = statistic.over(self.count, &column);
         if parts.runs > 0.0 {
             let deviations = match runs {
-                Runs::Own => influence.run_deviations(),
-                Runs::Pooled(_) => vec![parts.runs.sqrt()],
+                Runs::Own => influence.run_deviations().into_iter().enumerate().collect(),
+                Runs::Pooled(_) => vec![(place, parts.runs.sqrt())],
             };
             let mut steps = vec![0.0; self.count];
-            for (deviation, normals) in deviations.iter().zip(&self.normals) {
-                steps.iter_mut().zip(normals).for_each(|(step, one)| *step += deviation * one);
+            for (run, deviation) in deviations {
+                let normals = self.normals(run);
+                steps.iter_mut().zip(normals.iter()).for_each(|(s, one)| *s += deviation * one);
             }
             let chis = self.chis(parts.run_degrees_of_freedom);
             for ((value, step), chi) in draws.iter_mut().zip(steps).zip(chis.iter()) {
@@ -438,6 +449,14 @@ impl Draws<'_> {
             draws.iter_mut().for_each(|value| *value = value.clamp(low, high));
         }
         draws
+    }
+
+    /// The normal variates of a run, draw by draw.
+    fn normals(&self, run: usize) -> Cow<'_, [f64]> {
+        match self.normals.get(run) {
+            Some(known) => Cow::Borrowed(known),
+            None => Cow::Owned(normals(self.key, run, self.count)),
+        }
     }
 
     /// What turns normal variates into Student's of so many degrees of freedom, draw by draw.

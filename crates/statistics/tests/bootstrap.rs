@@ -112,7 +112,10 @@ fn draws_do_not_depend_on_threads() {
     let statistic = Statistic::ratio(Statistic::cell(1), Statistic::mean(&[0, 1]));
     let with_threads = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| sample.draw(997, KEY).unwrap().values(&statistic, Runs::Own).unwrap())
+        pool.install(|| {
+            let draws = sample.draw(997, KEY).unwrap();
+            draws.values(std::slice::from_ref(&statistic), Runs::Own).unwrap().remove(0)
+        })
     };
     let one = with_threads(1);
     assert_eq!(one.len(), 997);
@@ -208,6 +211,30 @@ fn a_trend_is_the_least_squares_slope() {
     // numpy.polyfit([0, 1, 2, 4], [1, 3, 2, 6], 1)[0]
     assert!((slope.of(&[1.0, 3.0, 2.0, 6.0]) - 8.0 / 7.0).abs() < 1e-12);
     assert_eq!(Statistic::trend(&of, &[1.0; 4]), Err(Unavailable::AllEqual));
+}
+
+/// Draws of several statistics have the errors, and go together, as the closed form says: runs of
+/// one seed together, pooled runs each alone.
+#[test]
+fn joint_draws_have_the_covariance_of_the_closed_form() {
+    let planted = Planted { items: 80, seeds: 12, item: 1.0, run: 0.3, noise: 0.5, binary: false };
+    let sample = planted.sample(&[0.0, 1.0], &mut Random::new(6));
+    let draws = sample.draw(20_000, KEY).unwrap();
+    let cells = [Statistic::cell(0), Statistic::cell(1)];
+    for runs in [Runs::Own, Runs::Pooled(draws.run_spread(&cells).unwrap())] {
+        let covariance = draws.covariance(&cells, runs).unwrap();
+        let values = draws.values(&cells, runs).unwrap();
+        let mean = |at: usize| values[at].iter().sum::<f64>() / 20_000.0;
+        let of = |i: usize, j: usize| {
+            let products = values[i].iter().zip(&values[j]);
+            products.map(|(a, b)| (a - mean(i)) * (b - mean(j))).sum::<f64>() / 20_000.0
+        };
+        for (i, j) in [(0, 0), (1, 1), (0, 1)] {
+            // Student's variance is d / (d − 2) of the scale; the off-diagonal shares its items.
+            let tolerance = 0.25 * covariance.matrix[0][0];
+            assert!((of(i, j) - covariance.matrix[i][j]).abs() < tolerance, "{runs:?} {i} {j}");
+        }
+    }
 }
 
 /// 95 % intervals of planted differences hold the truth at their rate: within three standard errors
