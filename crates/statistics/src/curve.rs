@@ -10,13 +10,17 @@
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 use serde::Serialize;
 
-use crate::interval::{normal_quantile, student_quantile};
+use crate::interval::{chi_squared_quantile, normal_quantile, student_quantile};
 use crate::unavailable::{Outcome, Unavailable, finite, probability, same_length};
 
 /// Places of the nonlinear parameter that are looked at, evenly in its logarithm.
 const PLACES: usize = 240;
-/// Shapes this near to the best by AICc have substantial support (Burnham and Anderson, p. 70).
-const SUPPORTED: f64 = 2.0;
+/// Shapes this near to the best by their criterion are not ruled out: the 95 % quantile of χ² with
+/// one degree of freedom, about Burnham and Anderson's bound of "considerably less support" (p. 70).
+const SUPPORTED: f64 = 4.0;
+/// With errors known, a change with n must be told apart from none at this level: AIC alone takes
+/// noise for a curve one time in five.
+const ALPHA: f64 = 0.05;
 /// A saturating curve has levelled off when so much of its rise is done.
 const RISEN: f64 = 0.95;
 
@@ -270,14 +274,31 @@ impl<'a> Prepared<'a> {
             None => student_quantile(level, left).powi(2) * fit.residual / left,
         };
         let value = self.whiten(self.series.value.clone());
-        let bases = self.bases(fit.shape);
-        let mut held = bases
-            .iter()
-            .filter(|basis| basis.residual(&value) <= fit.residual + allowed)
-            .map(|basis| basis.c);
-        let first = held.next()?;
-        Some((first, held.next_back().unwrap_or(first)))
+        let held = |c: f64| {
+            let basis = self.basis(fit.shape, c);
+            basis.is_some_and(|one| one.residual(&value) <= fit.residual + allowed)
+        };
+        let places = self.places(fit.shape);
+        // The fit itself is held, and may lie between two places that are not.
+        let own = fit.parameters.get(2).copied()?;
+        let first = places.iter().position(|&c| c >= own || held(c))?;
+        let last = places.iter().rposition(|&c| c <= own || held(c))?;
+        let edge = |inside: f64, outside: Option<&f64>| {
+            outside.map_or(inside, |&outside| bisect(inside, outside, held))
+        };
+        let low = edge(places[first].min(own), first.checked_sub(1).and_then(|at| places.get(at)));
+        let high = edge(places[last].max(own), places.get(last + 1));
+        Some((low, high))
     }
+}
+
+/// Where `held` ends between a place inside and one outside.
+fn bisect(mut inside: f64, mut outside: f64, held: impl Fn(f64) -> bool) -> f64 {
+    for _ in 0..40 {
+        let middle = (inside + outside) / 2.0;
+        if held(middle) { inside = middle } else { outside = middle }
+    }
+    inside
 }
 
 fn cholesky(matrix: &[Vec<f64>], points: usize) -> Outcome<Cholesky<f64, Dyn>> {
@@ -331,19 +352,23 @@ fn best(bases: &[Basis], value: &DVector<f64>) -> Option<usize> {
     (0..bases.len()).reduce(|a, b| if explained[b] > explained[a] { b } else { a })
 }
 
-/// Refits draws of a series in one shape: a, b and c of each.
-pub(crate) fn refit(series: &Series, shape: Shape, draws: &[Vec<f64>]) -> Outcome<Vec<Vec<f64>>> {
+/// Refits some draws of a series in one shape: a, b and c of each.
+pub(crate) fn refit(
+    series: &Series,
+    shape: Shape,
+    draws: &[Vec<f64>],
+    which: &[usize],
+) -> Outcome<Vec<Vec<f64>>> {
     let prepared = Prepared::new(series)?;
     same_length("n and their draws", series.n.len(), draws.len())?;
-    let count = draws.iter().map(Vec::len).min().unwrap_or(0);
     let bases = prepared.bases(shape);
-    let one = |draw: usize| {
+    let one = |&draw: &usize| {
         let value = prepared.whiten(draws.iter().map(|values| values[draw]).collect());
-        let basis = &bases[best(&bases, &value)?];
+        let basis = &bases[best(&bases, &value).ok_or(Unavailable::AllEqual)?];
         let (a, b) = basis.solve(&value);
-        Some([a, b, basis.c][..shape.parameters()].to_vec())
+        Ok([a, b, basis.c][..shape.parameters()].to_vec())
     };
-    (0..count).map(|draw| one(draw).ok_or(Unavailable::AllEqual)).collect()
+    which.iter().map(one).collect()
 }
 
 /// Fits one shape.
@@ -355,7 +380,8 @@ pub fn fit(series: &Series, shape: Shape) -> Outcome<Fit> {
     Prepared::new(series)?.fit(shape)
 }
 
-/// Fits all shapes and takes the one with the smallest criterion; the simplest of equals.
+/// Fits all shapes and takes the one with the smallest criterion; the simplest of equals, and the
+/// constant where errors are known and no change with n is told apart from none.
 ///
 /// # Errors
 /// As [`fit`], where no shape can be fitted.
@@ -369,18 +395,36 @@ pub fn choose(series: &Series) -> Outcome<Choice> {
         }
     }
     let smaller = |a: Fit, b: Fit| if b.criterion < a.criterion { b } else { a };
-    let Some(best) = fits.iter().cloned().reduce(smaller) else {
+    let Some(mut best) = fits.iter().cloned().reduce(smaller) else {
         return Err(left_out.swap_remove(0).1);
     };
     let weight = |fit: &Fit| ((best.criterion - fit.criterion) / 2.0).exp();
     let total: f64 = fits.iter().map(weight).sum();
-    let fits = fits.into_iter().map(|fit| (weight(&fit) / total, fit)).map(|(w, fit)| (fit, w));
-    Ok(Choice { fits: fits.collect(), best, left_out })
+    let fits: Vec<(Fit, f64)> = fits.iter().map(|fit| (fit.clone(), weight(fit) / total)).collect();
+    if prepared.errors.is_some()
+        && let Some(flat) = flat(&fits)
+    {
+        best = flat.clone();
+    }
+    Ok(Choice { fits, best, left_out })
+}
+
+/// The constant, where no other shape is better by a likelihood-ratio test, Bonferroni's share of
+/// the level each.
+fn flat(fits: &[(Fit, f64)]) -> Option<&Fit> {
+    let (constant, others) = fits.split_first()?;
+    let level = ALPHA / others.len().max(1) as f64;
+    let better = |(fit, _): &(Fit, f64)| {
+        let gained = constant.0.residual - fit.residual;
+        gained > chi_squared_quantile(1.0 - level, fit.parameters.len() as f64 - 1.0)
+    };
+    let none = constant.0.shape == Shape::Constant && !others.iter().any(better);
+    none.then_some(&constant.0)
 }
 
 /// From where on more data stop helping, by the chosen shape; the interval spans every levelling
-/// shape within 2 of the best criterion, and has no upper end where a shape that goes on rising is
-/// within 2 as well.
+/// shape within 4 of the best criterion, and has no upper end where a shape that goes on rising is
+/// within 4 as well.
 ///
 /// # Errors
 /// As [`fit`], and a confidence outside of 0 to 1.

@@ -2,7 +2,7 @@
 //! intervals are made with.
 
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+use statrs::distribution::{ChiSquared, ContinuousCDF, Normal, StudentsT};
 
 /// From `low` to `high`, ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -92,6 +92,11 @@ pub(crate) fn student_quantile(p: f64, degrees_of_freedom: f64) -> f64 {
                 + (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / (96.0 * d * d)
         }
     }
+}
+
+/// The x with P(χ² ≤ x) = p.
+pub(crate) fn chi_squared_quantile(p: f64, degrees_of_freedom: f64) -> f64 {
+    ChiSquared::new(degrees_of_freedom).map_or(f64::NAN, |chi| chi.inverse_cdf(p))
 }
 
 /// The mean; NaN of nothing.

@@ -1,7 +1,8 @@
-//! What a mixture that was not run would score: a language's curve along n, read at any n, with
-//! intervals from refitting it to every draw of the bootstrap (Efron and Tibshirani 1993, section
-//! 9.5). The intervals hold the errors of the scores, not the error of having chosen the wrong
-//! shape; beyond the grid they are marked.
+//! What a mixture that was not run would score: a language's curve along n, read at any n. Shapes
+//! are averaged by their Akaike weights (Buckland, Burnham and Augustin 1997), and intervals come
+//! from refitting them to every draw of the bootstrap (Efron and Tibshirani 1993, section 9.5), each
+//! draw in a shape by its weight: they hold the errors of the scores and the doubt about the shape.
+//! Beyond the grid predictions are marked.
 
 use serde::Serialize;
 
@@ -30,31 +31,39 @@ pub struct Prediction {
 }
 
 impl Response {
-    /// Chooses the shape of a series and refits it to its draws: one list an n, in the series'
+    /// Fits the shapes to a series and refits them to its draws: one list an n, in the series'
     /// order, all of one length ([`Draws::values`](crate::Draws::values)).
     ///
     /// # Errors
     /// As [`choose`], and draws that are missing or do not fit the series.
     pub fn new(series: &Series, draws: &[Vec<f64>]) -> Outcome<Response> {
         let choice = choose(series)?;
-        let best = &choice.best;
-        let refits: Vec<Fit> = refit(series, best.shape, draws)?
-            .into_iter()
-            .map(|parameters| Fit { parameters, ..best.clone() })
-            .collect();
-        if refits.is_empty() {
+        let count = draws.iter().map(Vec::len).min().unwrap_or(0);
+        if count == 0 {
             return Err(Unavailable::Empty);
         }
+        let mut refits = Vec::with_capacity(count);
+        let mut before = 0.0;
+        for (fit, weight) in &choice.fits {
+            let shape = (before, before + weight);
+            before = shape.1;
+            let own: Vec<usize> = (0..count).filter(|&b| within(place(b), shape)).collect();
+            for (draw, parameters) in own.iter().zip(refit(series, fit.shape, draws, &own)?) {
+                refits.push((*draw, Fit { parameters, ..fit.clone() }));
+            }
+        }
+        refits.sort_by_key(|refit| refit.0);
+        let refits = refits.into_iter().map(|refit| refit.1).collect();
         let last = series.n.iter().copied().fold(0.0, f64::max);
         Ok(Response { choice, refits, last })
     }
 
-    /// The shapes compared, and the one that predicts.
+    /// The shapes compared, with their weights.
     pub fn choice(&self) -> &Choice {
         &self.choice
     }
 
-    /// The curve at n, and how sure it is.
+    /// The expected score at n, and how sure it is.
     ///
     /// # Errors
     /// A negative n, a confidence outside of 0 to 1.
@@ -68,7 +77,7 @@ impl Response {
         let [low, high] =
             [0.5 - confidence / 2.0, 0.5 + confidence / 2.0].map(|level| quantile(&draws, level));
         Ok(Prediction {
-            value: self.choice.best.at(n),
+            value: self.choice.fits.iter().map(|(fit, weight)| weight * fit.at(n)).sum(),
             interval: Interval { low, high },
             within_grid: n <= self.last,
         })
@@ -79,4 +88,14 @@ impl Response {
     pub fn draws_at(&self, n: f64) -> Vec<f64> {
         self.refits.iter().map(|fit| fit.at(n)).collect()
     }
+}
+
+/// Where a draw stands in 0 to 1: steps of the golden ratio, which fill it evenly from any point on.
+fn place(draw: usize) -> f64 {
+    (draw as f64 * 0.618_033_988_749_894_9).fract()
+}
+
+/// The last shape's end is 1 to rounding, and no draw may fall beyond it.
+fn within(place: f64, (from, to): (f64, f64)) -> bool {
+    from <= place && (place < to || to > 1.0 - 1e-9)
 }

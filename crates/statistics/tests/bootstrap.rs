@@ -224,10 +224,10 @@ fn joint_draws_have_the_covariance_of_the_closed_form() {
     for runs in [Runs::Own, Runs::Pooled(draws.run_spread(&cells).unwrap())] {
         let covariance = draws.covariance(&cells, runs).unwrap();
         let values = draws.values(&cells, runs).unwrap();
-        let mean = |at: usize| values[at].iter().sum::<f64>() / 20_000.0;
+        let means = [0, 1].map(|at: usize| values[at].iter().sum::<f64>() / 20_000.0);
         let of = |i: usize, j: usize| {
             let products = values[i].iter().zip(&values[j]);
-            products.map(|(a, b)| (a - mean(i)) * (b - mean(j))).sum::<f64>() / 20_000.0
+            products.map(|(a, b)| (a - means[i]) * (b - means[j])).sum::<f64>() / 20_000.0
         };
         for (i, j) in [(0, 0), (1, 1), (0, 1)] {
             // Student's variance is d / (d − 2) of the scale; the off-diagonal shares its items.
