@@ -528,13 +528,13 @@ impl Correction {
     /// The level to read off the draws for a nominal one.
     fn level(&self, nominal: f64) -> f64 {
         let shifted = self.bias + normal_quantile(nominal);
-        normal_cdf(self.bias + shifted / (1.0 - self.acceleration * shifted))
+        normal_cdf(self.bias + over(shifted, 1.0 - self.acceleration * shifted))
     }
 
     /// The nominal level that reads a given share of the draws.
     fn nominal(&self, share: f64) -> f64 {
         let shifted = normal_quantile(share) - self.bias;
-        normal_cdf(shifted / (1.0 + self.acceleration * shifted) - self.bias)
+        normal_cdf(over(shifted, 1.0 + self.acceleration * shifted) - self.bias)
     }
 
     /// Two-sided p of 0: the smallest level whose interval leaves 0 out. A draw at 0 counts for both
@@ -550,4 +550,9 @@ impl Correction {
             .min(1.0 - self.nominal((1.0 - above).max(0.5 / all)));
         (2.0 * one_sided).clamp(2.0 / all, 1.0)
     }
+}
+
+/// `shifted` over a scale; where a very skewed sample brings that to 0 or below, its limit.
+fn over(shifted: f64, scale: f64) -> f64 {
+    if scale > 0.0 { shifted / scale } else { shifted.signum() * f64::INFINITY }
 }

@@ -143,6 +143,19 @@ fn equal_shares_have_wilsons_width_and_equal_scores_none() {
 }
 
 #[test]
+fn a_sample_of_one_outlier_breaks_nothing() {
+    for outlier in [-40.0, 40.0] {
+        let mut scores = vec![0.10, 0.11, 0.12, 0.13, 0.14];
+        scores.push(outlier);
+        let found = estimate(&sample(&[vec![scores]]), &Statistic::cell(0), Options::default());
+        let (interval, p) = (found.interval.unwrap(), found.p.unwrap());
+        assert!(interval.low <= interval.high && interval.width().is_finite(), "{interval:?}");
+        assert!(p > 0.0 && p <= 1.0, "{p}");
+        assert_eq!(interval.excludes_zero(), p < 0.05, "{interval:?} {p}");
+    }
+}
+
+#[test]
 fn bad_data_are_results() {
     let lone = sample(&[vec![vec![0.5]]]);
     let draws = lone.draw(100, KEY).unwrap();
