@@ -1,6 +1,6 @@
 //! What a design can see: the smallest difference that it finds with a given power, and how many
 //! runs or items would find a given one. From the components of a difference's error
-//! ([`Noise`](crate::Noise)) and the noncentral t distribution (Cohen 1988).
+//! ([`Noise`]) and the noncentral t distribution (Cohen 1988).
 
 use serde::Serialize;
 use statrs::function::gamma::ln_gamma;
