@@ -474,6 +474,15 @@ fn sums_fills_and_the_optimiser_agree_with_the_reference() {
     }
 }
 
+#[test]
+fn a_number_is_rounded_as_the_tensors_it_meets_are() {
+    for ops in devices() {
+        // The scale of embeddings 3072 wide, as transformers has it in bf16.
+        assert_eq!(ops.rounded(Kind::Activation, 3072_f32.sqrt()), 55.5);
+        assert_eq!(ops.rounded(Kind::Statistic, 3072_f32.sqrt()), 3072_f32.sqrt());
+    }
+}
+
 /// A config with head sizes and windows of the kind that families have.
 fn tiny(text: &str) -> ModelConfig {
     ModelConfig::parse(text, std::path::Path::new("config.json")).expect("a config")
