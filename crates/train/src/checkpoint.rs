@@ -27,7 +27,8 @@ use crate::{
     encoder::Encoder,
     export,
     metrics::{self, Row},
-    model::{Dtype, Model},
+    model::{Decoder, Dtype},
+    ops::Backend,
     optimizer::AdamW,
 };
 
@@ -51,31 +52,31 @@ struct State {
 }
 
 /// A checkpoint as read.
-pub struct Checkpoint {
+pub struct Checkpoint<B: Backend> {
     /// Optimiser steps done.
     pub step: u64,
     /// Weights.
-    pub model: Model,
+    pub model: Decoder<B>,
     /// Metrics so far.
     pub metrics: Vec<Row>,
     moments: Vec<(String, Vec<f32>)>,
 }
 
-impl Checkpoint {
+impl<B: Backend + Clone> Checkpoint<B> {
     /// Puts AdamW where it was.
-    pub fn restore(&self, optimizer: &mut AdamW) -> Result<()> {
-        optimizer.restore(self.step, &self.moments)
+    pub fn restore(&self, backend: &B, optimizer: &mut AdamW<B>) -> Result<()> {
+        optimizer.restore(backend, self.step, &self.moments)
     }
 }
 
 /// Where a run stands.
-pub struct Snapshot<'a> {
+pub struct Snapshot<'a, B: Backend> {
     /// What the run is made of.
     pub identity: &'a Identity,
     /// Weights.
-    pub model: &'a Model,
+    pub model: &'a Decoder<B>,
     /// Moments and steps done.
-    pub optimizer: &'a AdamW,
+    pub optimizer: &'a AdamW<B>,
     /// Metrics so far.
     pub rows: &'a [Row],
     /// The tokenizer whose files make the checkpoint a model folder, and what it is trained for.
@@ -108,8 +109,13 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint, then takes away all but the last `keep`, and best weights other than `best`.
-    pub fn save(&self, now: &Snapshot, keep: usize, best: Option<u64>) -> Result<()> {
-        let (step, moments) = now.optimizer.state();
+    pub fn save<B: Backend + Clone>(
+        &self,
+        now: &Snapshot<'_, B>,
+        keep: usize,
+        best: Option<u64>,
+    ) -> Result<()> {
+        let (step, moments) = now.optimizer.state(now.model.backend());
         self.whole(&format!("step-{step}"), |folder| {
             now.model.save(folder, Dtype::F32)?;
             write_floats(&folder.join(MOMENTS), &moments)?;
@@ -142,12 +148,21 @@ impl Checkpoints {
     }
 
     /// Keeps the weights of `step` as the best so far.
-    pub fn save_best(&self, step: u64, model: &Model, dtype: Dtype) -> Result<()> {
+    pub fn save_best<B: Backend + Clone>(
+        &self,
+        step: u64,
+        model: &Decoder<B>,
+        dtype: Dtype,
+    ) -> Result<()> {
         self.whole(&format!("best-{step}"), |folder| model.save(folder, dtype))
     }
 
     /// The last checkpoint, if there is one. One of another run is a `UserError` that says what differs.
-    pub fn last(&self, identity: &Identity) -> Result<Option<Checkpoint>> {
+    pub fn last<B: Backend + Clone>(
+        &self,
+        backend: &B,
+        identity: &Identity,
+    ) -> Result<Option<Checkpoint<B>>> {
         let Some(folder) = self.last_folder()? else { return Ok(None) };
         let state_path = folder.join(STATE);
         let state: State = serde_json::from_slice(&fs::read(&state_path)?).map_err(|error| {
@@ -166,7 +181,7 @@ impl Checkpoints {
         }
         Ok(Some(Checkpoint {
             step: state.step,
-            model: Model::load(&folder)?,
+            model: Decoder::load_on(backend.clone(), &folder)?,
             metrics: metrics::read(&folder.join(METRICS))?,
             moments: read_floats(&folder.join(MOMENTS))?,
         }))
@@ -273,7 +288,7 @@ impl View for Floats<'_> {
     }
 }
 
-fn write_floats(path: &Path, tensors: &[(String, &[f32])]) -> Result<()> {
+fn write_floats(path: &Path, tensors: &[(String, Cow<[f32]>)]) -> Result<()> {
     let views = tensors.iter().map(|(name, values)| (name, Floats(values, [values.len()])));
     safetensors::serialize_to_file(views, None, path)
         .with_context(|| format!("cannot write {}", path.display()))
@@ -320,7 +335,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
         let (one, two) = ([1.5f32, -0.0, f32::MIN_POSITIVE / 3.0], [f32::MAX]);
-        write_floats(&path, &[("b".into(), &one), ("a".into(), &two)]).unwrap();
+        let (b, a) = (Cow::Borrowed(&one[..]), Cow::Borrowed(&two[..]));
+        write_floats(&path, &[("b".into(), b), ("a".into(), a)]).unwrap();
         let mut back = read_floats(&path).unwrap();
         back.sort_by(|a, b| a.0.cmp(&b.0));
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    device::Device,
     model::{Dtype, ModelConfig},
     schedule::{Schedule, Warmup},
     tokenizer::Tokenizer,
@@ -40,31 +41,6 @@ pub enum Objective {
     Sft,
     /// Every token of the messages' text, followed by the end-of-text token.
     Lm,
-}
-
-/// Where the model runs. It does not change what is computed, so it is no part of a cache key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Device {
-    /// The best there is.
-    #[default]
-    Auto,
-    /// The CPU engine.
-    Cpu,
-    /// An NVIDIA card.
-    Cuda,
-}
-
-impl Device {
-    /// Refuses a device that this build cannot use.
-    pub fn check(self) -> Result<()> {
-        if self == Device::Cuda {
-            bail_user!(
-                "device = \"cuda\": this build has the CPU engine only; use \"auto\" or \"cpu\""
-            );
-        }
-        Ok(())
-    }
 }
 
 /// Element type of saved weights.
@@ -297,7 +273,6 @@ impl TrainConfig {
 
 impl Recipe {
     fn check(&self) -> Result<()> {
-        self.device.check()?;
         let warmup_ratio = if let Warmup::Ratio(ratio) = self.warmup { ratio } else { 0.0 };
         let (epochs, steps) = match self.length {
             Length::Epochs(epochs) => (epochs, 1),
@@ -536,7 +511,6 @@ mod tests {
             ("max_loss_rise = -1.0", "max_loss_rise"),
             ("keep = 0", "keep"),
             ("keep = 2\nsave_every = 0", "save_every"),
-            ("device = \"cuda\"", "CPU engine"),
         ] {
             let error = parse(text).unwrap().resolve().unwrap_err();
             assert!(is_user(&error) && error.to_string().contains(key), "{text}: {error}");

@@ -25,10 +25,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Device,
+    device::Device,
+    device::Opened,
     disk::explain_full_disk,
     encoder::Encoder,
-    model::{KvCache, Model, ModelConfig},
+    model::{Decoder, KvCache, Model, ModelConfig},
+    ops::Backend,
     sampling::Sampler,
 };
 
@@ -77,7 +79,6 @@ impl Default for GenerateConfig {
 impl GenerateConfig {
     /// Checks the values; a fault is a `UserError` that names the key.
     pub fn check(&self) -> Result<()> {
-        self.device.check()?;
         if self.max_new_tokens == 0 {
             bail_user!("generate.max_new_tokens is 0; it must be at least 1");
         }
@@ -208,7 +209,10 @@ pub fn generate(
         ctx,
     };
     generator.encode_prompts(examples, prompts)?;
-    generator.answer(Model::load(model)?)?;
+    match config.device.open(ctx)? {
+        Opened::Cpu => generator.answer(Model::load(model)?)?,
+        Opened::Cuda(cuda) => generator.answer(Decoder::load_on(cuda, model)?)?,
+    }
     generator.bar.finish();
     let mut summary = generator.sink.finish()?;
     summary.seconds = generator.started.elapsed().as_secs_f64();
@@ -294,7 +298,7 @@ impl Generator<'_> {
     }
 
     /// Answers all that waits.
-    fn answer(&mut self, mut model: Model) -> Result<()> {
+    fn answer<B: Backend + Clone>(&mut self, mut model: Decoder<B>) -> Result<()> {
         let slots = self.config.batch_size.min(self.waiting.len()).max(1);
         let longest = self.waiting.iter().map(|waiting| waiting.ids.len()).max().unwrap_or(0);
         let capacity = (longest + self.config.max_new_tokens).min(self.context);
@@ -322,11 +326,11 @@ impl Generator<'_> {
     }
 
     /// Gives free slots to waiting prompts, whose first tokens come from the prefill.
-    fn fill(
+    fn fill<B: Backend + Clone>(
         &mut self,
         active: &mut [Option<Active>],
-        cache: &mut KvCache,
-        model: &mut Model,
+        cache: &mut KvCache<B>,
+        model: &mut Decoder<B>,
     ) -> Result<()> {
         while !self.waiting.is_empty() && active.iter().any(Option::is_none) {
             let mut entering = Vec::new();

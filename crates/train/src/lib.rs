@@ -14,6 +14,7 @@ pub mod config;
 pub mod course;
 pub mod cuda;
 pub mod data;
+pub mod device;
 mod disk;
 pub mod encoder;
 pub mod encodings;

@@ -1,6 +1,7 @@
 //! The optimiser: AdamW over all parameters of a model, with its moments and their way into and out
 //! of a checkpoint. The arithmetic of one tensor is in [`crate::ops::adamw`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -63,19 +64,21 @@ impl<B: Backend + Clone> AdamW<B> {
     }
 }
 
-impl AdamW {
+impl<B: Backend + Clone> AdamW<B> {
     /// Steps done, and the moments as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`.
     #[must_use]
-    pub fn state(&self) -> (u64, Vec<(String, &[f32])>) {
+    pub fn state(&self, backend: &B) -> (u64, Vec<(String, Cow<'_, [f32]>)>) {
         let mut all = Vec::new();
         for (moment, tensors) in MOMENTS.iter().zip(&self.moments) {
             for (spec, tensor) in self.specs.all().into_iter().zip(tensors.all()) {
-                let parts = spec.parts.iter();
-                all.extend(
-                    parts.map(|part| {
-                        (format!("{moment}.{}", part.name), &tensor[part.range.clone()])
-                    }),
-                );
+                let values = backend.view(tensor, spec.elements());
+                all.extend(spec.parts.iter().map(|part| {
+                    let part_values = match &values {
+                        Cow::Borrowed(values) => Cow::Borrowed(&values[part.range.clone()]),
+                        Cow::Owned(values) => Cow::Owned(values[part.range.clone()].to_vec()),
+                    };
+                    (format!("{moment}.{}", part.name), part_values)
+                }));
             }
         }
         (self.steps, all)
@@ -85,13 +88,20 @@ impl AdamW {
     ///
     /// # Errors
     /// If a moment is missing, of another length, or of a parameter that the model does not have.
-    pub fn restore(&mut self, steps: u64, moments: &[(String, Vec<f32>)]) -> Result<()> {
+    pub fn restore(
+        &mut self,
+        backend: &B,
+        steps: u64,
+        moments: &[(String, Vec<f32>)],
+    ) -> Result<()> {
         let mut given: BTreeMap<&str, &[f32]> =
             moments.iter().map(|(name, values)| (&name[..], &values[..])).collect();
         let specs = Arc::clone(&self.specs);
         for (moment, tensors) in MOMENTS.iter().zip(&mut self.moments) {
             for (spec, tensor) in specs.all().into_iter().zip(tensors.all_mut()) {
-                restore_one(moment, spec, tensor, &mut given)?;
+                let mut values = vec![0.0; spec.elements()];
+                restore_one(moment, spec, &mut values, &mut given)?;
+                *tensor = backend.tensor(Kind::Moment, values);
             }
         }
         ensure!(

@@ -20,10 +20,12 @@ use crate::{
     config::{BaseModel, Recipe, TrainConfig, TrainData},
     course::{Course, Explosion},
     data::Counts,
+    device::Opened,
     disk::explain_full_disk,
     export,
     metrics::{self, LossSum, Row},
-    model::{Gradients, Model},
+    model::{Decoder, Gradients},
+    ops::{Backend, Cpu},
     optimizer::AdamW,
     setup::{Outline, Setup},
     shared::Shared,
@@ -102,10 +104,28 @@ pub fn run(
     ctx: &Context,
 ) -> Result<Summary> {
     let setup = Setup::new(config, base, data, shared, ctx)?;
+    match setup.recipe.device.open(ctx)? {
+        Opened::Cpu => run_on(Cpu, setup, base, out, ctx, |folder| shared.model(folder)),
+        Opened::Cuda(cuda) => {
+            let load = |folder: &Path| Decoder::load_on(cuda.clone(), folder);
+            run_on(cuda.clone(), setup, base, out, ctx, load)
+        }
+    }
+}
+
+/// The same on some backend; `load` reads base weights.
+fn run_on<B: Backend + Clone>(
+    backend: B,
+    setup: Setup,
+    base: &BaseModel,
+    out: &Path,
+    ctx: &Context,
+    load: impl FnOnce(&Path) -> Result<Decoder<B>>,
+) -> Result<Summary> {
     let shape = setup.model.clone();
-    let mut trainer = Trainer::start(setup, out, ctx, || match base {
-        BaseModel::Weights(folder) => shared.model(folder),
-        BaseModel::Random { seed, .. } => Ok(Model::random(shape, *seed)),
+    let mut trainer = Trainer::start(&backend, setup, out, ctx, || match base {
+        BaseModel::Weights(folder) => load(folder),
+        BaseModel::Random { seed, .. } => Ok(Decoder::random_on(backend.clone(), shape, *seed)),
     })?;
     trainer.train()?;
     trainer.finish()
@@ -123,12 +143,12 @@ pub fn plan(
     Ok(Setup::new(config, base, data, shared, ctx)?.outline())
 }
 
-struct Trainer<'a> {
+struct Trainer<'a, B: Backend> {
     setup: Setup,
     checkpoints: Checkpoints,
-    model: Model,
-    optimizer: AdamW,
-    gradients: Gradients,
+    model: Decoder<B>,
+    optimizer: AdamW<B>,
+    gradients: Gradients<B>,
     rows: Vec<Row>,
     /// What those rows say.
     course: Course,
@@ -144,22 +164,23 @@ struct Trainer<'a> {
     ctx: &'a Context,
 }
 
-impl<'a> Trainer<'a> {
+impl<'a, B: Backend + Clone> Trainer<'a, B> {
     /// From the last checkpoint where there is one, else from `base` weights.
     fn start(
+        backend: &B,
         setup: Setup,
         out: &'a Path,
         ctx: &'a Context,
-        base: impl FnOnce() -> Result<Model>,
+        base: impl FnOnce() -> Result<Decoder<B>>,
     ) -> Result<Self> {
         let recipe = &setup.recipe;
         let checkpoints = Checkpoints::of(out);
-        let (step, rows, model, optimizer) = match checkpoints.last(&setup.identity)? {
+        let (step, rows, model, optimizer) = match checkpoints.last(backend, &setup.identity)? {
             Some(mut checkpoint) => {
                 let folder = checkpoints.root().display();
                 ctx.log(format!("going on from step {} ({folder})", count(checkpoint.step)));
                 let mut optimizer = adamw(&checkpoint.model, recipe);
-                checkpoint.restore(&mut optimizer)?;
+                checkpoint.restore(backend, &mut optimizer)?;
                 let rows = std::mem::take(&mut checkpoint.metrics);
                 (checkpoint.step, rows, checkpoint.model, optimizer)
             }
@@ -387,10 +408,7 @@ impl<'a> Trainer<'a> {
     /// Writes the results, then takes away the checkpoints that are not kept.
     fn finish(&self) -> Result<Summary> {
         let kept_step = self.best().unwrap_or(self.step);
-        let is_whole = |values: &[f32]| values.iter().all(|value| value.is_finite());
-        if let Some((name, _)) =
-            self.model.parameters().iter().find(|(_, values)| !is_whole(values))
-        {
+        if let Some(name) = self.model.first_not_finite() {
             return Err(self.diverged(self.step, &format!("{name} is no longer finite"), &[]));
         }
         self.write(kept_step).map_err(|error| explain_full_disk(error, self.out))?;
@@ -434,7 +452,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-fn adamw(model: &Model, recipe: &Recipe) -> AdamW {
+fn adamw<B: Backend + Clone>(model: &Decoder<B>, recipe: &Recipe) -> AdamW<B> {
     let mut optimizer = AdamW::new(model);
     optimizer.beta1 = recipe.beta1 as f32;
     optimizer.beta2 = recipe.beta2 as f32;

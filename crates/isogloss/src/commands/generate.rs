@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ::train::config::Device;
+use ::train::device::Device;
 use ::train::{GenerateConfig, RunLabels};
 use anyhow::Result;
 use artifact::config::nearest;

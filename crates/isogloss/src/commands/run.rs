@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ::eval::judge::{self, Estimate, URL_VARIABLE};
 use ::mix::{Planned, mixtures_table};
-use ::train::config::Device;
+use ::train::device::Device;
 use anyhow::{Context as _, Result};
 use artifact::error::is_interrupted;
 use artifact::store::{Store, Stored};

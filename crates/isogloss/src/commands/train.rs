@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use ::train::config::{Device, Objective, Preset};
+use ::train::config::{Objective, Preset};
+use ::train::device::Device;
 use ::train::{BaseModel, InitConfig, Shared, TrainConfig, TrainData};
 use anyhow::Result;
 use artifact::schema::{EXAMPLES, MIXTURE};

@@ -9,7 +9,7 @@ use ingest::{Column, Map, Paths, Source};
 use language::Detector;
 use report::{ReportConfig, Samples};
 use serde_json::{Value, json};
-use train::config::Device;
+use train::device::Device;
 use train::{GenerateConfig, TrainConfig};
 
 use super::Pipeline;

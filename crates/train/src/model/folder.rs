@@ -42,7 +42,9 @@ impl Model {
     pub fn load(dir: &Path) -> Result<Self> {
         Self::load_on(Cpu, dir)
     }
+}
 
+impl<B: Backend + Clone> Decoder<B> {
     /// Writes `config.json` and `model.safetensors` into an existing folder, as `transformers`
     /// reads them.
     ///
@@ -62,10 +64,13 @@ impl Model {
         let text = serde_json::to_string_pretty(&config).context("config as JSON")? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
 
-        let shapes =
-            self.specs.all().into_iter().flat_map(|spec| &spec.parts).map(|part| &part.shape);
-        let tensors = self.parameters().into_iter().zip(shapes);
-        let tensors = tensors.map(|((name, values), shape)| (name, Saved { values, shape, dtype }));
+        let tensors = self.specs.all().into_iter().zip(self.weights.all());
+        let backend = &self.backend;
+        let tensors = tensors.flat_map(|(spec, tensor)| {
+            spec.parts.iter().map(move |part| {
+                (part.name.as_str(), Saved { backend, tensor, len: spec.elements(), part, dtype })
+            })
+        });
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let path = dir.join(SINGLE);
         safetensors::serialize_to_file(tensors, Some(metadata), &path)
@@ -89,14 +94,17 @@ fn make_readable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A tensor on its way into a file.
-struct Saved<'a> {
-    values: &'a [f32],
-    shape: &'a [usize],
+/// A tensor on its way into a file; its values leave the backend's memory when they are written.
+struct Saved<'a, B: Backend> {
+    backend: &'a B,
+    tensor: &'a B::Tensor,
+    /// Values of the whole tensor, of which this is a part.
+    len: usize,
+    part: &'a Part,
     dtype: Dtype,
 }
 
-impl View for Saved<'_> {
+impl<B: Backend> View for Saved<'_, B> {
     fn dtype(&self) -> safetensors::Dtype {
         match self.dtype {
             Dtype::F32 => safetensors::Dtype::F32,
@@ -104,18 +112,18 @@ impl View for Saved<'_> {
         }
     }
     fn shape(&self) -> &[usize] {
-        self.shape
+        &self.part.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.backend.view(self.tensor, self.len);
+        let values = &values[self.part.range.clone()];
         match self.dtype {
-            Dtype::F32 => self.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Dtype::Bf16 => {
-                self.values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()
-            }
+            Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Dtype::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
         }
     }
     fn data_len(&self) -> usize {
-        self.values.len() * if self.dtype == Dtype::F32 { 4 } else { 2 }
+        self.part.range.len() * if self.dtype == Dtype::F32 { 4 } else { 2 }
     }
 }
 

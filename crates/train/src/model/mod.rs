@@ -177,6 +177,18 @@ impl<B: Backend + Clone> Decoder<B> {
         self.specs.all().iter().map(|spec| spec.elements()).sum()
     }
 
+    /// The first parameter with a value that is no number, by its name in the checkpoint.
+    #[must_use]
+    pub fn first_not_finite(&self) -> Option<String> {
+        self.specs.all().into_iter().zip(self.weights.all()).find_map(|(spec, tensor)| {
+            let values = self.backend.view(tensor, spec.elements());
+            let is_broken = |part: &&weights::Part| {
+                !values[part.range.clone()].iter().all(|value| value.is_finite())
+            };
+            spec.parts.iter().find(is_broken).map(|part| part.name.clone())
+        })
+    }
+
     /// Loss of each token `[N]`, 0 where masked; `gradients` += `scale` · d(sum of losses).
     ///
     /// # Errors

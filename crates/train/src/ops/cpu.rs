@@ -19,6 +19,9 @@ impl Backend for Cpu {
     fn values(&self, tensor: &Vec<f32>, len: usize) -> Vec<f32> {
         tensor[..len].to_vec()
     }
+    fn view<'a>(&self, tensor: &'a Vec<f32>, len: usize) -> Cow<'a, [f32]> {
+        Cow::Borrowed(&tensor[..len])
+    }
     fn len(&self, tensor: &Vec<f32>) -> usize {
         tensor.len()
     }

@@ -7,6 +7,8 @@
 //! heads, K key and value heads, D head size, F feed-forward width, V vocabulary. Matrices are
 //! row-major. Weights stand as `[outputs, inputs]`.
 
+use std::borrow::Cow;
+
 pub mod adamw;
 pub mod attention;
 pub mod cached_attention;
@@ -309,6 +311,10 @@ pub trait Backend {
     }
     /// Copies the first `len` values out.
     fn values(&self, tensor: &Self::Tensor, len: usize) -> Vec<f32>;
+    /// The first `len` values as they stand, or copied out where they do not stand in host memory.
+    fn view<'a>(&self, tensor: &'a Self::Tensor, len: usize) -> Cow<'a, [f32]> {
+        Cow::Owned(self.values(tensor, len))
+    }
     /// Number of values.
     fn len(&self, tensor: &Self::Tensor) -> usize;
     /// Copies whole numbers in.
