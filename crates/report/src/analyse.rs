@@ -5,18 +5,21 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use artifact::context::Context;
-use rayon::prelude::*;
 
 use crate::ReportConfig;
 use crate::arrange::{self, Arranged, Series};
-use crate::bootstrap::{self, Draws, Estimate};
+use crate::bootstrap::{Draws, Estimate};
 use crate::curves;
 use crate::further::{About, Answers, Further};
 use crate::ground::Ground;
 pub(crate) use crate::quantity::{ALPHA, Change, Measure, Test};
 use crate::read::Group;
+use crate::scale::Scale;
 use crate::words::Unit;
-use crate::{extraction, fidelity, inclusion, matrix, noise, outliers, panels, pareto};
+use crate::{
+    answers, detectable, extraction, fidelity, following, inclusion, matrix, noise, outliers,
+    panels, pareto, plateau, suggest, variance,
+};
 
 /// Everything that the report shows.
 pub(crate) struct Analysis {
@@ -31,19 +34,25 @@ pub(crate) struct Analysis {
 }
 
 /// One task, metric and series along n.
+#[derive(Clone)]
 pub(crate) struct Curve {
     pub task: String,
     pub metric: String,
     /// Whether this is the metric that the task is judged by first.
     pub headline: bool,
     pub series: Series,
+    pub scale: Scale,
     pub unit: Unit,
     /// Its task and its place there, as arranged.
     pub place: (usize, usize),
     pub points: Vec<Point>,
 }
 
+/// How many numbers over several languages a point has.
+pub(crate) const SUMMARIES: usize = 5;
+
 /// One n of a curve. A measure is `None` where it cannot be computed; `notes` say why.
+#[derive(Clone, Default)]
 pub(crate) struct Point {
     pub n: i64,
     pub languages: Vec<Language>,
@@ -56,6 +65,7 @@ pub(crate) struct Point {
 }
 
 /// One language at one point.
+#[derive(Clone)]
 pub(crate) struct Language {
     pub lang: String,
     pub group: Group,
@@ -73,6 +83,11 @@ impl Analysis {
 }
 
 impl Curve {
+    /// What the curves share whose languages alone differ.
+    pub fn family(&self) -> (About, String) {
+        (self.about(), self.series.variant.clone())
+    }
+
     /// What further analyses group it by.
     pub fn about(&self) -> About {
         About {
@@ -120,7 +135,8 @@ impl Point {
         (least(|estimate| estimate.seeds), least(|estimate| estimate.items))
     }
 
-    pub fn summaries(&mut self) -> impl Iterator<Item = &mut Measure> {
+    /// The numbers over several languages.
+    pub fn summaries(&mut self) -> [&mut Option<Measure>; SUMMARIES] {
         [
             &mut self.seen,
             &mut self.unseen,
@@ -128,8 +144,6 @@ impl Point {
             &mut self.perf_to_english,
             &mut self.gap,
         ]
-        .into_iter()
-        .flatten()
     }
 }
 
@@ -140,13 +154,17 @@ pub(crate) fn analyse(
     ctx: &Context,
 ) -> Result<Analysis> {
     let (baseline, count) = (config.baseline.n, enough_draws(arranged, config.draws));
-    let draws: Vec<Draws> = arranged
-        .tasks
-        .iter()
-        .map(|task| bootstrap::draw(task, count, config.seed, ctx))
-        .collect::<Result<_>>()?;
-    let curves = curves(arranged, &draws, baseline);
-    let ground = Ground { curves: &curves, draws: &draws, baseline };
+    let bar = ctx.bar("bootstrap", "tasks", Some(arranged.tasks.len() as u64));
+    let mut draws: Vec<Draws> = Vec::new();
+    for task in &arranged.tasks {
+        ctx.check()?;
+        draws.push(Draws::new(task, count, config.seed)?);
+        bar.inc(1);
+    }
+    bar.finish();
+    let outline = curves::outline(&draws);
+    let curves = curves::estimated(&Ground::new(&outline, &draws, baseline, config.seed));
+    let ground = Ground::new(&curves, &draws, baseline, config.seed);
     let further = Further {
         noise: noise::table(&ground),
         panels: panels::panels(&ground),
@@ -154,66 +172,44 @@ pub(crate) fn analyse(
         inclusions: inclusion::inclusions(&ground),
         fidelity: fidelity::fidelity(&ground),
         extraction: extraction::extraction(&ground),
+        plateaus: plateau::plateaus(&ground),
         pareto: pareto::fronts(&ground),
+        following: following::following(&ground),
+        gaps: following::gaps(&ground, config.gap_margin),
+        detectable: detectable::detectable(&ground),
+        variance: variance::variance(&ground),
         outliers: outliers::outliers(&ground),
-        ..Further::default()
     };
+    let suggestions = match config.budget {
+        Some(budget) => {
+            suggest::suggestions(&ground, &suggest::Wish { budget, targets: &config.targets })
+        }
+        None => Vec::new(),
+    };
+    drop(ground);
     let mut analysis = Analysis {
         curves,
         further,
-        answers: Answers::default(),
+        answers: Answers { suggestions, ..Answers::default() },
         baseline,
         draws: count,
         notes: arranged.notes.clone(),
     };
     notes(&mut analysis);
+    analysis.answers.questions = answers::answers(&analysis);
     Ok(analysis)
-}
-
-/// The curves of all tasks, their differences judged.
-fn curves(arranged: &Arranged, draws: &[Draws], baseline: i64) -> Vec<Curve> {
-    let mut curves = Vec::new();
-    for (task, draws) in draws.iter().enumerate() {
-        let of_task: Vec<Curve> = arranged.tasks[task]
-            .curves
-            .par_iter()
-            .enumerate()
-            .map(|(place, one)| curves::curve((task, place), one, draws, baseline))
-            .collect();
-        curves.extend(of_task);
-    }
-    for at in 0..curves.len() {
-        curves[at].unit = unit(&curves, at);
-    }
-    let judged = curves::judge(&Ground { curves: &curves, draws, baseline });
-    curves::apply(&mut curves, judged);
-    curves::adjust_all(&mut curves);
-    curves
 }
 
 /// The settings' draws, or more where Holm needs finer p values: over m differences the smallest p,
 /// 2 / (draws + 1), times m must come well below α.
 fn enough_draws(arranged: &Arranged, least: usize) -> usize {
-    let resampled = |task: &&arrange::Task| {
-        task.cells.iter().any(|cell| cell.seeds.len() > 1 || cell.items > 1)
-    };
+    let resampled =
+        |task: &&arrange::Task| task.cells.iter().any(|cell| cell.runs.len() > 1 || cell.items > 1);
     let curves = arranged.tasks.iter().filter(resampled).flat_map(|task| &task.curves);
     let differences =
         curves.map(|curve| curve.points.iter().map(|point| point.cells.len()).sum::<usize>());
     let needed = differences.max().map_or(0, |most| (3.0 / ALPHA) as usize * most);
     if needed > least { needed.next_multiple_of(1000) } else { least }
-}
-
-/// Scores of one task and metric share their unit.
-fn unit(curves: &[Curve], at: usize) -> Unit {
-    let same = curves
-        .iter()
-        .filter(|curve| (&curve.task, &curve.metric) == (&curves[at].task, &curves[at].metric));
-    let values = same
-        .flat_map(|curve| &curve.points)
-        .flat_map(|point| &point.languages)
-        .map(|language| language.measure.estimate.value);
-    Unit::of(&curves[at].metric, values)
 }
 
 /// What holds for the report as a whole.

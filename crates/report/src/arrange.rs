@@ -5,12 +5,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::Result;
+use ::statistics::{Sample, SeedScores};
+use anyhow::{Context as _, Result};
 use artifact::bail_user;
 use artifact::config::nearest;
 
 use crate::ReportConfig;
 use crate::read::{Design, Group, Replicate, Row, Scores};
+use crate::scale::Scale;
 
 /// Everything, arranged.
 pub(crate) struct Arranged {
@@ -21,9 +23,9 @@ pub(crate) struct Arranged {
 /// One task: the cells that share its test items, and the curves that they make up.
 pub(crate) struct Task {
     pub name: String,
-    /// Distinct items over all cells: the clusters that are resampled.
-    pub items: usize,
-    pub coverages: Vec<Coverage>,
+    /// The cells' scores, over the items that they share: the clusters that are resampled.
+    pub sample: Sample,
+    /// What each cell of the sample is.
     pub cells: Vec<Cell>,
     pub curves: Vec<Curve>,
 }
@@ -34,6 +36,7 @@ pub(crate) struct Curve {
     /// Place of the metric in the report; 0 is the task's headline.
     pub metric_rank: usize,
     pub series: Series,
+    pub scale: Scale,
     pub points: Vec<Point>,
 }
 
@@ -66,34 +69,14 @@ impl Series {
     }
 }
 
-/// One language's scores at one point.
+/// One language at one point.
 pub(crate) struct Cell {
     pub lang: String,
     pub group: Group,
-    pub seeds: Vec<SeedScores>,
     /// The names of the runs, seed by seed; empty where the input does not name them.
     pub runs: Vec<String>,
     /// Distinct items; 0 in an aggregate.
     pub items: usize,
-    /// Whether every score is 0 or 1.
-    pub binary: bool,
-    /// Whether every score is from 0 to 1, so that a mean must be too.
-    pub share: bool,
-}
-
-/// One run's scores in a cell.
-pub(crate) enum SeedScores {
-    /// Sums of the scores by item, along the items of a coverage.
-    Items { coverage: usize, sums: Vec<f64> },
-    /// A mean whose items are not known.
-    Aggregate(f64),
-}
-
-/// Which items a run has scored, and how many scores each has.
-#[derive(PartialEq, Eq, Hash, Clone)]
-pub(crate) struct Coverage {
-    pub items: Vec<u32>,
-    pub counts: Vec<u32>,
 }
 
 /// A row with everything that orders it.
@@ -314,22 +297,19 @@ fn task(
     universe.sort_unstable();
     universe.dedup();
     let name = scores.tasks.name(rows[0].0.task).to_string();
-    let mut builder = CellBuilder {
-        universe: &universe,
-        runs,
-        known: HashMap::new(),
-        coverages: Vec::new(),
-        task: &name,
-    };
+    let sample = Sample::new(universe.len());
+    let mut builder = CellBuilder { universe: &universe, runs, sample, task: &name };
     let (mut cells, mut curves) = (Vec::new(), Vec::new());
+    let scales = scales(rows, scores, metrics);
     for rows in rows.chunk_by(|a, b| (a.0.metric, a.0.series) == (b.0.metric, b.0.series)) {
         let first = rows[0].0;
+        let scale = scales[&first.metric];
         let mut points = Vec::new();
         for rows in rows.chunk_by(|a, b| a.0.n == b.0.n) {
             let start = cells.len();
             for rows in rows.chunk_by(|a, b| a.0.lang == b.0.lang) {
                 let (group, _, lang) = rows[0].0.lang;
-                cells.push(builder.cell(rows, scores.langs.name(lang), group)?);
+                cells.push(builder.cell(rows, scores.langs.name(lang), group, scale)?);
             }
             points.push(Point { n: rows[0].0.n, cells: (start..cells.len()).collect() });
         }
@@ -338,6 +318,7 @@ fn task(
             metric,
             metric_rank: first.metric,
             series: series[first.series].clone(),
+            scale,
             points,
         });
     }
@@ -345,25 +326,39 @@ fn task(
     for curve in &mut curves {
         curve.metric_rank -= headline;
     }
-    let coverages = builder.coverages;
-    Ok(Task { items: universe.len(), coverages, cells, curves, name })
+    let sample = builder.sample;
+    Ok(Task { sample, cells, curves, name })
 }
 
-/// Makes the cells of a task and keeps the coverages that they share.
+/// The scale of each metric, by all of the task's scores.
+fn scales(rows: &[(Key, f64)], scores: &Scores, metrics: &[u32]) -> BTreeMap<usize, Scale> {
+    let of_metric = rows.chunk_by(|a, b| a.0.metric == b.0.metric);
+    let scale = |rows: &[(Key, f64)]| {
+        let name = scores.metrics.name(metrics[rows[0].0.metric]);
+        (rows[0].0.metric, Scale::of(name, rows.iter().map(|row| row.1)))
+    };
+    of_metric.map(scale).collect()
+}
+
+/// Makes the cells of a task.
 struct CellBuilder<'a> {
     universe: &'a [u32],
     /// Names of the runs, by rank.
     runs: &'a [&'a str],
-    known: HashMap<Coverage, usize>,
-    coverages: Vec<Coverage>,
+    sample: Sample,
     task: &'a str,
 }
 
 impl CellBuilder<'_> {
-    fn cell(&mut self, rows: &[(Key, f64)], lang: &str, group: Group) -> Result<Cell> {
+    fn cell(
+        &mut self,
+        rows: &[(Key, f64)],
+        lang: &str,
+        group: Group,
+        scale: Scale,
+    ) -> Result<Cell> {
         let binary =
             rows.iter().all(|&(key, value)| key.item.is_some() && (value == 0.0 || value == 1.0));
-        let share = rows.iter().all(|(_, value)| (0.0..=1.0).contains(value));
         let seeds: Vec<_> = rows
             .chunk_by(|a, b| a.0.replicate == b.0.replicate)
             .map(|rows| self.seed(rows, lang))
@@ -373,31 +368,32 @@ impl CellBuilder<'_> {
         let mut items: Vec<_> = rows.iter().filter_map(|(key, _)| key.item).collect();
         items.sort_unstable();
         items.dedup();
-        Ok(Cell { lang: lang.to_string(), group, seeds, runs, items: items.len(), binary, share })
+        let cell = ::statistics::Cell { seeds, range: scale.range, binary };
+        self.sample.cell(cell).with_context(|| self.name(lang))?;
+        Ok(Cell { lang: lang.to_string(), group, runs, items: items.len() })
+    }
+
+    fn name(&self, lang: &str) -> String {
+        format!("task {:?}, language {lang:?}", self.task)
     }
 
     fn seed(&mut self, rows: &[(Key, f64)], lang: &str) -> Result<SeedScores> {
         if let [(Key { item: None, .. }, value)] = rows {
             return Ok(SeedScores::Aggregate(*value));
         }
-        let mut coverage = Coverage { items: Vec::new(), counts: Vec::new() };
-        let mut sums = Vec::new();
+        let (mut items, mut counts, mut sums) = (Vec::new(), Vec::new(), Vec::new());
         for rows in rows.chunk_by(|a, b| a.0.item == b.0.item) {
             let Some(item) = rows[0].0.item else {
                 bail_user!(
-                    "task {:?}, language {lang:?}: some scores have an item and one of the same run has none",
-                    self.task
+                    "{}: some scores have an item and one of the same run has none",
+                    self.name(lang)
                 )
             };
-            coverage.items.push(self.universe.partition_point(|&one| one < item) as u32);
-            coverage.counts.push(rows.len() as u32);
+            items.push(self.universe.partition_point(|&one| one < item) as u32);
+            counts.push(rows.len() as u32);
             sums.push(rows.iter().map(|(_, value)| value).sum());
         }
-        let next = self.coverages.len();
-        let at = *self.known.entry(coverage).or_insert_with_key(|coverage| {
-            self.coverages.push(coverage.clone());
-            next
-        });
-        Ok(SeedScores::Items { coverage: at, sums })
+        let coverage = self.sample.coverage(items, counts).with_context(|| self.name(lang))?;
+        Ok(SeedScores::Items { coverage, sums })
     }
 }

@@ -4,127 +4,169 @@
 
 use std::collections::BTreeSet;
 
-use crate::analyse::{Change, Curve, Language, Measure, Point, Test};
-use crate::arrange;
-use crate::bootstrap::{Draws, Estimate, Statistic};
+use rayon::prelude::*;
+
+use crate::analyse::{Change, Curve, Language, Measure, Point, SUMMARIES, Test};
+use crate::arrange::Task;
+use crate::bootstrap::{Draws, Estimate};
 use crate::ground::{Ground, Over, Place};
 use crate::quantity::{Basis, adjust};
 use crate::read::Group;
-use crate::words::Unit;
-use rayon::prelude::*;
 
-/// Makes the curve number `place` of its task.
-pub(crate) fn curve(
-    place: (usize, usize),
-    curve: &arrange::Curve,
-    draws: &Draws,
-    baseline: i64,
-) -> Curve {
-    let base = curve.points.iter().find(|point| point.n == baseline);
-    let points: Vec<Point> = curve
-        .points
-        .iter()
-        .map(|one| point(one, base.filter(|base| base.n != one.n), draws))
-        .collect();
+/// The curves of all tasks with their languages' values, before anything is estimated.
+pub(crate) fn outline(draws: &[Draws]) -> Vec<Curve> {
+    let of_task = |(at, draws): (usize, &Draws)| {
+        let curves = 0..draws.task.curves.len();
+        curves.map(|place| outline_of((at, place), draws)).collect::<Vec<_>>()
+    };
+    draws.iter().enumerate().flat_map(of_task).collect()
+}
+
+fn outline_of(place: (usize, usize), draws: &Draws) -> Curve {
+    let Task { name, cells, curves, .. } = draws.task;
+    let curve = &curves[place.1];
+    let language = |&cell: &usize| Language {
+        lang: cells[cell].lang.clone(),
+        group: cells[cell].group,
+        cell,
+        measure: Measure {
+            estimate: Estimate::plain(draws.observed(cell)),
+            test: None,
+            change: None,
+        },
+    };
+    let point = |point: &crate::arrange::Point| Point {
+        n: point.n,
+        languages: point.cells.iter().map(language).collect(),
+        ..Point::default()
+    };
     Curve {
-        task: draws.task().name.clone(),
+        task: name.clone(),
         metric: curve.metric.clone(),
         headline: curve.metric_rank == 0,
         series: curve.series.clone(),
-        unit: Unit::Raw,
+        scale: curve.scale,
+        unit: curve.scale.unit,
         place,
-        points,
+        points: curve.points.iter().map(point).collect(),
     }
 }
 
-/// The cells of one point, by what they count for.
-struct Sides {
-    english: Option<usize>,
-    seen: Vec<usize>,
-    unseen: Vec<usize>,
-    others: Vec<usize>,
+/// Every point of every curve, estimated.
+pub(crate) fn estimated(ground: &Ground) -> Vec<Curve> {
+    let places: Vec<(usize, usize)> = (0..ground.curves.len())
+        .flat_map(|curve| (0..ground.curve(curve).points.len()).map(move |point| (curve, point)))
+        .collect();
+    let mut points: Vec<Point> =
+        places.par_iter().map(|&(curve, at)| point(ground, curve, at)).collect();
+    let mut curves = Vec::new();
+    for curve in ground.curves {
+        let rest = points.split_off(curve.points.len());
+        curves.push(Curve { points: std::mem::replace(&mut points, rest), ..curve.clone() });
+    }
+    adjust_all(&mut curves);
+    curves
 }
 
-impl Sides {
-    fn new(point: &arrange::Point, draws: &Draws) -> Self {
-        let of = |wanted: &dyn Fn(Group) -> bool| -> Vec<usize> {
-            point
-                .cells
-                .iter()
-                .copied()
-                .filter(|&cell| wanted(draws.task().cells[cell].group))
-                .collect()
+/// A number of a point, by which its measure is found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    Language(usize),
+    Seen,
+    Unseen,
+    NonEnglish,
+    PerfToEnglish,
+    Gap,
+}
+
+impl Which {
+    /// As a number over a point's languages; `None` where it has not got them.
+    pub fn over(self, point: &Point) -> Option<Over> {
+        let langs = |wanted: &dyn Fn(Group) -> bool| -> Option<Vec<String>> {
+            let of = point.languages.iter().filter(|one| wanted(one.group));
+            let langs: Vec<String> = of.map(|one| one.lang.clone()).collect();
+            (!langs.is_empty()).then_some(langs)
         };
-        Sides {
-            english: of(&|group| group == Group::English).first().copied(),
-            seen: of(&|group| group == Group::Seen),
-            unseen: of(&|group| group == Group::Unseen),
-            others: of(&|group| group != Group::English),
+        let seen = || langs(&|group| group == Group::Seen);
+        let unseen = || langs(&|group| group == Group::Unseen);
+        let others = || langs(&|group| group != Group::English);
+        Some(match self {
+            Which::Language(at) => Over::language(&point.languages.get(at)?.lang),
+            Which::Seen => Over::Mean(seen()?),
+            Which::Unseen => Over::Mean(unseen()?),
+            Which::NonEnglish => Over::Mean(others()?),
+            Which::PerfToEnglish => {
+                Over::Ratio(others()?, langs(&|group| group == Group::English)?.pop()?)
+            }
+            Which::Gap => Over::Gap(seen()?, unseen()?),
+        })
+    }
+
+    pub fn of(self, point: &Point) -> Option<&Measure> {
+        match self {
+            Which::Language(at) => point.languages.get(at).map(|one| &one.measure),
+            Which::Seen => point.seen.as_ref(),
+            Which::Unseen => point.unseen.as_ref(),
+            Which::NonEnglish => point.non_english.as_ref(),
+            Which::PerfToEnglish => point.perf_to_english.as_ref(),
+            Which::Gap => point.gap.as_ref(),
         }
     }
-
-    fn mean(cells: &[usize]) -> Option<Statistic> {
-        (!cells.is_empty()).then(|| Statistic::mean(cells))
-    }
-
-    fn gap(&self) -> Option<Statistic> {
-        (!self.seen.is_empty() && !self.unseen.is_empty())
-            .then(|| Statistic::gap(&self.seen, &self.unseen))
-    }
-
-    fn perf_to_english(&self, draws: &Draws) -> Option<Statistic> {
-        let english = self.english.filter(|&cell| draws.observed(cell) != 0.0)?;
-        (!self.others.is_empty()).then(|| Statistic::perf_to_english(&self.others, english))
-    }
 }
 
-fn point(point: &arrange::Point, base: Option<&arrange::Point>, draws: &Draws) -> Point {
-    let cells = &draws.task().cells;
-    let here = Sides::new(point, draws);
-    let before = base.map(|base| Sides::new(base, draws));
-    let languages_of = |point: &arrange::Point| {
-        point.cells.iter().map(|&cell| cells[cell].lang.as_str()).collect::<BTreeSet<_>>()
-    };
+fn point(ground: &Ground, curve: usize, at: usize) -> Point {
+    let outline = &ground.curve(curve).points[at];
+    let here = Place { curve, n: outline.n };
+    let from = Place { curve, n: ground.baseline };
+    let base = ground.point(from).filter(|_| from.n != here.n);
+    let languages_of =
+        |point: &Point| point.languages.iter().map(|one| one.lang.clone()).collect::<BTreeSet<_>>();
     // Means over different languages do not compare.
-    let comparable = base.is_some_and(|base| languages_of(base) == languages_of(point));
+    let comparable = base.is_some_and(|base| languages_of(base) == languages_of(outline));
     let mut notes = Vec::new();
     if base.is_some() && !comparable {
         notes.push("scored in other languages than the baseline: no differences of means");
     }
-    let from = |of: &dyn Fn(&Sides) -> Option<Statistic>| {
-        before.as_ref().filter(|_| comparable).and_then(of)
+    let measure = |which: Which, from: Option<Place>| -> Option<Measure> {
+        let over = which.over(outline)?;
+        let estimate = ground.estimate(here, &over)?;
+        let change = from.and_then(|from| {
+            let contrast = ground.difference(here, from, &over)?;
+            let before = over.value(ground.point(from)?)?;
+            Some(Change { from: before, estimate: contrast.estimate, test: contrast.test })
+        });
+        Some(Measure { estimate, test: None, change })
     };
-    let mut summary = |of: &dyn Fn(&Sides) -> Option<Statistic>, absent: &'static str| {
-        let found = of(&here).and_then(|statistic| measure(statistic, from(of), draws));
-        if found.is_none() {
-            notes.push(absent);
-        }
+    let mut summary = |which: Which, absent: Option<&'static str>| {
+        let found = measure(which, comparable.then_some(from));
+        notes.extend(absent.filter(|_| found.is_none()));
         found
     };
-    let seen = summary(&|sides| Sides::mean(&sides.seen), "no seen language scored");
-    let unseen = summary(&|sides| Sides::mean(&sides.unseen), "no unseen language scored");
-    let non_english = summary(&|sides| Sides::mean(&sides.others), "English alone scored");
-    let absent = if here.english.is_none() {
+    let without_english = if outline.english().is_none() {
         "no English scores: Perf-to-EN withheld"
     } else {
         "English scores 0: Perf-to-EN withheld"
     };
-    let perf_to_english = summary(&|sides| sides.perf_to_english(draws), absent);
-    let mut gap = here.gap().and_then(|statistic| measure(statistic, from(&Sides::gap), draws));
-    if let Some(gap) = &mut gap {
-        gap.test = Some(test(&gap.estimate));
-    }
-    let language = |&cell: &usize| {
-        let same = |&&before: &&usize| cells[before].lang == cells[cell].lang;
-        let from = base
-            .and_then(|base| base.cells.iter().find(same))
-            .map(|&before| Statistic::cell(before));
-        let measure = measure(Statistic::cell(cell), from, draws)?;
-        Some(Language { lang: cells[cell].lang.clone(), group: cells[cell].group, cell, measure })
+    let mut made = Point {
+        n: outline.n,
+        seen: summary(Which::Seen, Some("no seen language scored")),
+        unseen: summary(Which::Unseen, Some("no unseen language scored")),
+        non_english: summary(Which::NonEnglish, Some("English alone scored")),
+        perf_to_english: summary(Which::PerfToEnglish, Some(without_english)),
+        gap: summary(Which::Gap, None),
+        languages: Vec::new(),
+        notes: Vec::new(),
     };
-    let languages = point.cells.iter().filter_map(language).collect();
-    let mut made =
-        Point { n: point.n, languages, seen, unseen, non_english, perf_to_english, gap, notes };
+    let of_languages = outline.languages.iter().enumerate().filter_map(|(at, one)| {
+        let measure = measure(Which::Language(at), base.is_some().then_some(from))?;
+        Some(Language { lang: one.lang.clone(), measure, ..*one })
+    });
+    made.languages = of_languages.collect();
+    if let Some(gap) = &mut made.gap {
+        let (p, basis) = (gap.estimate.p, Basis::of(&gap.estimate));
+        gap.test = Some(Test { p, basis, ..Test::default() });
+    }
+    made.notes = notes;
     made.notes.extend(caveat(&made));
     made
 }
@@ -142,125 +184,19 @@ pub(crate) fn caveat(point: &Point) -> Option<&'static str> {
     }
 }
 
-fn test(estimate: &Estimate) -> Test {
-    Test { p: estimate.p, basis: Basis::of(estimate), ..Test::default() }
-}
-
-fn measure(statistic: Statistic, from: Option<Statistic>, draws: &Draws) -> Option<Measure> {
-    let estimate = draws.estimate(&statistic)?;
-    let change = from.and_then(|from| {
-        let before = draws.estimate(&from)?.value;
-        let estimate = draws.estimate(&statistic.minus(from))?;
-        Some(Change { from: before, test: test(&estimate), estimate })
-    });
-    Some(Measure { estimate, test: None, change })
-}
-
-/// A number of a point, by which its measure is found again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Which {
-    Language(usize),
-    Seen,
-    Unseen,
-    NonEnglish,
-    PerfToEnglish,
-    Gap,
-}
-
-impl Which {
-    /// All that a point has.
-    pub fn all(point: &Point) -> Vec<Which> {
-        let summaries =
-            [Which::Seen, Which::Unseen, Which::NonEnglish, Which::PerfToEnglish, Which::Gap];
-        let found = summaries.into_iter().filter(|which| which.of(point).is_some());
-        (0..point.languages.len()).map(Which::Language).chain(found).collect()
-    }
-
-    pub fn of(self, point: &Point) -> Option<&Measure> {
-        match self {
-            Which::Language(at) => point.languages.get(at).map(|one| &one.measure),
-            Which::Seen => point.seen.as_ref(),
-            Which::Unseen => point.unseen.as_ref(),
-            Which::NonEnglish => point.non_english.as_ref(),
-            Which::PerfToEnglish => point.perf_to_english.as_ref(),
-            Which::Gap => point.gap.as_ref(),
-        }
-    }
-
-    pub fn of_mut(self, point: &mut Point) -> Option<&mut Measure> {
-        match self {
-            Which::Language(at) => point.languages.get_mut(at).map(|one| &mut one.measure),
-            Which::Seen => point.seen.as_mut(),
-            Which::Unseen => point.unseen.as_mut(),
-            Which::NonEnglish => point.non_english.as_mut(),
-            Which::PerfToEnglish => point.perf_to_english.as_mut(),
-            Which::Gap => point.gap.as_mut(),
-        }
-    }
-
-    /// The same as a number over languages, which other points have too.
-    pub fn over(self, point: &Point) -> Option<Over> {
-        let langs = |wanted: &dyn Fn(Group) -> bool| -> Vec<String> {
-            let of = point.languages.iter().filter(|one| wanted(one.group));
-            of.map(|one| one.lang.clone()).collect()
-        };
-        let seen = || langs(&|group| group == Group::Seen);
-        let unseen = || langs(&|group| group == Group::Unseen);
-        let others = || langs(&|group| group != Group::English);
-        self.of(point)?;
-        Some(match self {
-            Which::Language(at) => Over::language(&point.languages[at].lang),
-            Which::Seen => Over::Mean(seen()),
-            Which::Unseen => Over::Mean(unseen()),
-            Which::NonEnglish => Over::Mean(others()),
-            Which::PerfToEnglish => {
-                Over::Ratio(others(), langs(&|group| group == Group::English).pop()?)
-            }
-            Which::Gap => Over::Gap(seen(), unseen()),
-        })
-    }
-}
-
-/// The differences from the baseline as they stand against run-to-run noise, where a single run
-/// cannot tell that itself: curve, point, which, difference.
-pub(crate) fn judge(ground: &Ground) -> Vec<(usize, usize, Which, Change)> {
-    let one = |at: usize| {
-        let mut judged = Vec::new();
-        for (place, point) in ground.curve(at).points.iter().enumerate() {
-            let (to, from) =
-                (Place { curve: at, n: point.n }, Place { curve: at, n: ground.baseline });
-            for which in Which::all(point) {
-                let change = which.of(point).and_then(|one| one.change.as_ref());
-                let Some((change, over)) = change.zip(which.over(point)) else { continue };
-                let mut change = change.clone();
-                ground.judge_change(to, from, &over, &mut change);
-                judged.push((at, place, which, change));
-            }
-        }
-        judged
-    };
-    (0..ground.curves.len()).into_par_iter().flat_map_iter(one).collect()
-}
-
-/// Puts them in their places.
-pub(crate) fn apply(curves: &mut [Curve], judged: Vec<(usize, usize, Which, Change)>) {
-    for (curve, point, which, change) in judged {
-        if let Some(measure) = which.of_mut(&mut curves[curve].points[point]) {
-            measure.change = Some(change);
-        }
-    }
-}
-
-/// Adjusts p over each family of a curve: the languages' differences, the means' differences, and
-/// the gaps against 0.
-pub(crate) fn adjust_all(curves: &mut [Curve]) {
+/// Adjusts p over each family of a curve: the languages' differences at all n, each mean's
+/// differences over n, and the gaps against 0.
+fn adjust_all(curves: &mut [Curve]) {
     fn change(measure: &mut Measure) -> Option<&mut Test> {
         measure.change.as_mut().map(|change| &mut change.test)
     }
     for points in curves.iter_mut().map(|curve| &mut curve.points) {
         let languages = points.iter_mut().flat_map(|point| &mut point.languages);
         adjust(languages.filter_map(|language| change(&mut language.measure)));
-        adjust(points.iter_mut().flat_map(Point::summaries).filter_map(change));
+        for which in 0..SUMMARIES {
+            let of_mean = points.iter_mut().filter_map(|point| point.summaries()[which].as_mut());
+            adjust(of_mean.filter_map(change));
+        }
         let gaps = points.iter_mut().filter_map(|point| point.gap.as_mut());
         adjust(gaps.filter_map(|gap| gap.test.as_mut()));
     }

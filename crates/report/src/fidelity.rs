@@ -58,7 +58,9 @@ fn of_series(ground: &Ground, group: &[usize]) -> Vec<Fidelity> {
 /// What is neither in the language asked for nor in English: 1 − asked − English.
 fn rest(ground: &Ground, asked: Place, english: usize, over: &Over) -> Option<Estimate> {
     let english = Place { curve: english, ..asked };
-    let sum = ground.estimate_of(&[(1.0, asked, over.clone()), (1.0, english, over.clone())])?;
+    // Two metrics of the same runs, which their own spread tells best.
+    let statistic = ground.statistic(&[(1.0, asked), (1.0, english)], over)?;
+    let sum = ground.draws_of(asked.curve).estimate(&statistic, None)?;
     Some(Estimate {
         value: 1.0 - sum.value,
         interval: sum.interval.map(|(low, high)| (1.0 - high, 1.0 - low)),
@@ -75,7 +77,7 @@ fn combined(ground: &Ground, lines: usize, words: usize, n: i64, over: &Over) ->
     let (a, b) = (estimate(lines)?, estimate(words)?);
     let draws = |curve: usize| {
         let statistic = over.statistic(ground.point(Place { curve, n })?)?;
-        ground.draws_of(curve).values(&statistic)
+        ground.draws_of(curve).values(&statistic, None)
     };
     let interval = draws(lines).zip(draws(words)).and_then(|(a, b)| {
         let mut both: Vec<f64> = a.iter().zip(&b).map(|(a, b)| harmonic(*a, *b)).collect();
@@ -86,10 +88,10 @@ fn combined(ground: &Ground, lines: usize, words: usize, n: i64, over: &Over) ->
     Some(Estimate {
         value: harmonic(a.value, b.value),
         interval: interval.filter(|_| a.interval.is_some()),
-        p: None,
         by_seed: a.by_seed.iter().zip(&b.by_seed).map(|(a, b)| harmonic(*a, *b)).collect(),
         seeds: a.seeds.min(b.seeds),
         items: a.items.min(b.items),
+        ..Estimate::plain(0.0)
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::analyse::{Analysis, Change, Curve, Language, Measure, Point};
+use crate::analyse::{Change, Curve, Language, Measure, Point};
 use crate::read::Group;
 use crate::words::{self, Unit, list};
 
@@ -47,17 +47,8 @@ pub struct Finding {
     pub text: String,
 }
 
-/// The findings of every task's headline metric, series by series.
-pub(crate) fn findings(analysis: &Analysis) -> Vec<Finding> {
-    analysis
-        .curves
-        .iter()
-        .filter(|curve| curve.headline)
-        .flat_map(|curve| of_curve(curve, analysis.baseline))
-        .collect()
-}
-
-fn of_curve(curve: &Curve, baseline: i64) -> Vec<Finding> {
+/// The findings of one curve.
+pub(crate) fn of_curve(curve: &Curve, baseline: i64) -> Vec<Finding> {
     let about = format!("{}, {}{}", curve.task, curve.metric, words::series_suffix(&curve.series));
     let Some(last) = curve.last(baseline).filter(|_| curve.baseline(baseline).is_some()) else {
         return alone(curve, about);

@@ -39,6 +39,19 @@ pub(crate) struct About {
     pub headline: bool,
 }
 
+impl About {
+    /// `math, exact_match (aya-7b · single-task)`.
+    pub fn name(&self) -> String {
+        let series: Vec<&str> = [self.model.as_str(), self.setting.as_str()]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect();
+        let series =
+            if series.is_empty() { String::new() } else { format!(" ({})", series.join(" · ")) };
+        format!("{}, {}{series}", self.task, self.metric)
+    }
+}
+
 /// How far runs of one experiment differ.
 pub(crate) struct RunNoise {
     pub about: About,
@@ -170,7 +183,7 @@ pub(crate) struct Ratio {
     pub value: Option<f64>,
     pub interval: Option<(f64, f64)>,
     /// Why it is withheld.
-    pub withheld: Option<&'static str>,
+    pub withheld: Option<String>,
 }
 
 /// In which language a curve's answers are, at one n.
@@ -357,8 +370,9 @@ pub(crate) enum GapShape {
 #[derive(Default)]
 pub(crate) struct Answers {
     pub questions: Vec<Question>,
-    /// A mixture for the budget and targets of the settings.
-    pub suggestion: Option<Suggestion>,
+    /// Mixtures for the budget and targets of the settings, one for each model and setting; empty
+    /// where they ask for none.
+    pub suggestions: Vec<Suggestion>,
 }
 
 /// One question and the sentences that answer it, each with its verdict.
@@ -371,6 +385,9 @@ pub(crate) struct Question {
 
 /// A mixture for a budget.
 pub(crate) struct Suggestion {
+    /// Model and setting.
+    pub about: String,
+    /// Examples per task beside the English ones.
     pub budget: i64,
     pub targets: Vec<String>,
     /// Examples by language; empty where the suggestion is withheld.

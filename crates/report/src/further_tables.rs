@@ -14,8 +14,7 @@ pub(crate) fn all(analysis: &Analysis) -> Vec<Table> {
     let (of, keys) = (&analysis.further, Keys::new(analysis));
     let curves = OfCurves { analysis, keys };
     let tables = [
-        panels(of, PanelKind::Scripts),
-        panels(of, PanelKind::Settings),
+        panels(of),
         best(of),
         matrix(of),
         matrix_means(of),
@@ -30,6 +29,7 @@ pub(crate) fn all(analysis: &Analysis) -> Vec<Table> {
         curves.outliers(),
         noise(of),
         curves.detectable(),
+        suggestion(analysis),
     ];
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
@@ -83,15 +83,21 @@ fn count(value: Option<usize>) -> Cell {
     value.map_or(Cell::Empty, |value| Cell::Count(value as i64))
 }
 
-fn panels(further: &Further, kind: PanelKind) -> Table {
+fn panels(further: &Further) -> Table {
     let columns = [
         key(&ABOUT),
-        key(&[("first", "First"), ("second", "Second"), ("n", "n"), ("lang", "Language")]),
+        key(&[
+            ("kind", "Of"),
+            ("first", "First"),
+            ("second", "Second"),
+            ("n", "n"),
+            ("lang", "Language"),
+        ]),
         measure(&[("difference", "Second less first")]),
         remark(&TEST),
     ];
     let mut rows = Vec::new();
-    for panel in further.panels.iter().filter(|panel| panel.kind == kind) {
+    for panel in &further.panels {
         for point in &panel.points {
             let means = [
                 ("mean_non_en", point.non_english.as_ref()),
@@ -107,18 +113,17 @@ fn panels(further: &Further, kind: PanelKind) -> Table {
             }
         }
     }
-    let (name, caption) = match kind {
-        PanelKind::Scripts => ("script_panels", "Latin against other scripts at the same n"),
-        PanelKind::Settings => ("single_multi", "Single-task against multi-task at the same n"),
-    };
-    table(name, caption, columns.concat(), rows)
+    let caption =
+        "Mixtures side by side at the same n: scripts, and single-task against multi-task";
+    table("panels", caption, columns.concat(), rows)
 }
 
 fn panel_cells(panel: &Panel) -> Vec<Cell> {
     let mut cells = about(&panel.about);
-    if panel.kind == PanelKind::Settings {
-        cells[3] = Cell::text("single against multi");
-    }
+    cells.push(Cell::text(match panel.kind {
+        PanelKind::Scripts => "scripts",
+        PanelKind::Settings => "settings",
+    }));
     cells.extend(panel.names.each_ref().map(Cell::text));
     cells
 }
@@ -126,7 +131,8 @@ fn panel_cells(panel: &Panel) -> Vec<Cell> {
 fn best(further: &Further) -> Table {
     let columns = [
         key(&ABOUT),
-        key(&[("first", "First"), ("second", "Second"), ("n_first", "n"), ("n_second", "n")]),
+        key(&[("kind", "Of"), ("first", "First"), ("second", "Second")]),
+        key(&[("n_first", "n"), ("n_second", "n")]),
         measure(&[
             ("best_first", "Best of the first"),
             ("best_second", "Best of the second"),
@@ -222,13 +228,13 @@ fn inclusions(further: &Further) -> Table {
             Cell::Measure { value, interval, unit: Unit::Raw, signed: false }
         }));
         cells.extend(effect[1..].iter().cloned());
-        let withheld = ratio.and_then(|ratio| ratio.withheld);
+        let withheld = ratio.and_then(|ratio| ratio.withheld.as_ref());
         cells.push(withheld.map_or(Cell::Empty, Cell::text));
         row(cells)
     };
     let caption = "Zero-shot against direct: a language without and with examples of its own";
     let rows = further.inclusions.iter().map(line).collect();
-    table("zero_shot_direct", caption, columns.concat(), rows)
+    table("inclusion", caption, columns.concat(), rows)
 }
 
 fn pareto(analysis: &Analysis) -> Table {
@@ -275,7 +281,7 @@ fn variance(further: &Further) -> Table {
             ]));
         }
     }
-    table("variance_shares", "What the scores vary with", columns.concat(), rows)
+    table("variance", "What the scores vary with", columns.concat(), rows)
 }
 
 fn noise(further: &Further) -> Table {
@@ -316,6 +322,39 @@ fn noise(further: &Further) -> Table {
     };
     let caption = "How far runs of one experiment differ";
     table("run_noise", caption, columns.concat(), further.noise.iter().map(line).collect())
+}
+
+fn suggestion(analysis: &Analysis) -> Table {
+    let columns = [
+        key(&[("for", "For"), ("budget", "Budget"), ("mixture", "Mixture")]),
+        key(&[("task", "Task"), ("metric", "Metric"), ("lang", "Language")]),
+        measure(&[("expected", "Expected")]),
+        remark(&[("verdict", "Verdict"), ("note", "Note")]),
+    ];
+    let mut rows = Vec::new();
+    for one in &analysis.answers.suggestions {
+        let counts: Vec<String> =
+            one.counts.iter().map(|(lang, count)| format!("{lang}: {count}")).collect();
+        for expected in &one.expected {
+            let (value, interval) = (expected.value, expected.interval);
+            rows.push(Row {
+                curve: expected.curve,
+                cells: vec![
+                    Cell::text(&one.about),
+                    Cell::Count(one.budget),
+                    Cell::Text(counts.join(", ")),
+                    Cell::text(&expected.task),
+                    Cell::text(&expected.metric),
+                    Cell::text(&expected.lang),
+                    Cell::Measure { value, interval, unit: expected.unit, signed: false },
+                    Cell::text(one.verdict.to_string()),
+                    Cell::text(&one.note),
+                ],
+            });
+        }
+    }
+    let caption = "A mixture for the budget and languages asked for, with its expected scores";
+    table("suggestion", caption, columns.concat(), rows)
 }
 
 /// Tables whose rows belong to curves.
@@ -360,7 +399,7 @@ impl OfCurves<'_> {
             self.row(one.curve, Some(one.n), cells)
         });
         let caption = "In which language the answers are";
-        table("language_fidelity", caption, columns.concat(), rows.collect())
+        table("fidelity", caption, columns.concat(), rows.collect())
     }
 
     fn extraction(&self) -> Table {
@@ -435,7 +474,7 @@ impl OfCurves<'_> {
             self.row(one.curve, None, cells)
         });
         let caption = "Whether unseen languages follow the seen ones along n";
-        table("seen_unseen_correlation", caption, columns.concat(), rows.collect())
+        table("following", caption, columns.concat(), rows.collect())
     }
 
     fn gaps(&self) -> Table {

@@ -1,10 +1,15 @@
-//! What the further analyses stand on: the curves with their draws, and one way to ask for a
-//! difference between any places of them, with its test.
+//! What the analyses stand on: the curves with their draws, and one way to ask for a number over the
+//! languages of a place, or for a difference between places, with what is known of run-to-run noise.
 
-use crate::analyse::{Change, Curve, Point};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use ::statistics::RunSpread;
+
+use crate::analyse::{Curve, Point};
 use crate::bootstrap::{Draws, Estimate, Statistic};
 use crate::further::About;
-use crate::noise::{self, Spread};
+use crate::noise;
 use crate::quantity::{Basis, Contrast, Test};
 
 /// The curves of all tasks and the draws behind them.
@@ -13,7 +18,13 @@ pub(crate) struct Ground<'a> {
     /// By task.
     pub draws: &'a [Draws<'a>],
     pub baseline: i64,
+    /// Of the settings.
+    pub seed: u64,
+    spreads: Mutex<BTreeMap<(usize, Over), Option<Spread>>>,
 }
+
+/// How far single runs lie apart, and where that is known from.
+pub(crate) type Spread = (RunSpread, Basis);
 
 /// One n of a curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,10 +81,19 @@ impl Over {
     }
 }
 
-/// A weight, where, and what: the terms of a difference.
-pub(crate) type Term = (f64, Place, Over);
+/// A weight and where: the terms of a difference.
+pub(crate) type Term = (f64, Place);
 
-impl Ground<'_> {
+impl<'a> Ground<'a> {
+    pub fn new(
+        curves: &'a [Curve],
+        draws: &'a [Draws<'a>],
+        baseline: i64,
+        seed: u64,
+    ) -> Ground<'a> {
+        Ground { curves, draws, baseline, seed, spreads: Mutex::default() }
+    }
+
     pub fn curve(&self, at: usize) -> &Curve {
         &self.curves[at]
     }
@@ -82,7 +102,7 @@ impl Ground<'_> {
         self.curves[place.curve].points.iter().find(|point| point.n == place.n)
     }
 
-    pub fn draws_of(&self, curve: usize) -> &Draws<'_> {
+    pub fn draws_of(&self, curve: usize) -> &Draws<'a> {
         &self.draws[self.curves[curve].place.0]
     }
 
@@ -93,7 +113,13 @@ impl Ground<'_> {
     /// The curves of each task, metric, model, setting and variant: those whose languages alone
     /// differ.
     pub fn families(&self) -> Vec<Vec<usize>> {
-        self.grouped(|curve| (curve.about(), curve.series.variant.clone()))
+        self.grouped(Curve::family)
+    }
+
+    /// The curves of one curve's family.
+    pub fn family(&self, curve: usize) -> Vec<usize> {
+        let wanted = self.curves[curve].family();
+        (0..self.curves.len()).filter(|&other| self.curves[other].family() == wanted).collect()
     }
 
     /// Curves by a key, in the order of their first ones.
@@ -116,104 +142,109 @@ impl Ground<'_> {
         if self.point(own).is_some() {
             return Some(own);
         }
-        let same = |other: &usize| {
-            let (a, b) = (&self.curves[curve], &self.curves[*other]);
-            self.baseline == 0
-                && a.about() == b.about()
-                && a.series.variant == b.series.variant
-                && self.point(Place { curve: *other, n: 0 }).is_some()
-        };
-        (0..self.curves.len()).find(same).map(|curve| Place { curve, n: 0 })
+        let family = if self.baseline == 0 { self.family(curve) } else { Vec::new() };
+        family
+            .into_iter()
+            .map(|curve| Place { curve, n: 0 })
+            .find(|&place| self.point(place).is_some())
     }
 
+    /// A number over the languages of a place. Its interval holds the spread of runs where seeds
+    /// tell it.
     pub fn estimate(&self, place: Place, over: &Over) -> Option<Estimate> {
-        let statistic = over.statistic(self.point(place)?)?;
-        self.draws_of(place.curve).estimate(&statistic)
+        self.estimate_of(&[(1.0, place)], over)
     }
 
-    /// A sum of terms, as it stands.
-    pub fn estimate_of(&self, terms: &[Term]) -> Option<Estimate> {
-        self.draws_of(terms.first()?.1.curve).estimate(&self.statistic(terms)?)
+    /// A weighted sum over places, as it stands.
+    pub fn estimate_of(&self, terms: &[Term], over: &Over) -> Option<Estimate> {
+        let spread = self.spread_of(terms, over).filter(|(_, basis)| *basis == Basis::Seeds);
+        let draws = self.draws_of(terms.first()?.1.curve);
+        draws.estimate(&self.statistic(terms, over)?, spread.map(|(spread, _)| spread))
     }
 
     /// One place's number over another's.
     pub fn ratio(&self, top: Place, bottom: Place, over: &Over) -> Option<Estimate> {
         let of = |place: Place| over.statistic(self.point(place)?);
-        self.draws_of(top.curve).estimate(&Statistic::ratio(of(top)?, of(bottom)?))
+        self.draws_of(top.curve).estimate(&Statistic::ratio(of(top)?, of(bottom)?), None)
     }
 
-    /// The sum of terms with its test against 0; `None` where a language is not scored. All places
-    /// must be of one task.
-    pub fn contrast(&self, terms: &[Term]) -> Option<Contrast> {
-        let statistic = self.statistic(terms)?;
-        let estimate = self.draws_of(terms[0].1.curve).estimate(&statistic)?;
-        Some(self.judged(terms, estimate))
+    /// A weighted sum over places with its test against 0; `None` where a language is not scored.
+    /// All places must be of one task.
+    pub fn contrast(&self, terms: &[Term], over: &Over) -> Option<Contrast> {
+        let statistic = self.statistic(terms, over)?;
+        let draws = self.draws_of(terms[0].1.curve);
+        let spread = self.spread_of(terms, over);
+        let estimate = draws.estimate(&statistic, spread.map(|(spread, _)| spread))?;
+        let basis = match (estimate.p, spread, estimate.items) {
+            (None, ..) => Basis::Nothing,
+            (_, None, _) => Basis::Items,
+            (_, Some((_, Basis::Seeds)), 1..) => Basis::ItemsAndSeeds,
+            (_, Some((_, basis)), _) => basis,
+        };
+        let test = Test { p: estimate.p, basis, ..Test::default() };
+        Some(Contrast { estimate, test })
     }
 
     /// The first place less the second.
     pub fn difference(&self, to: Place, from: Place, over: &Over) -> Option<Contrast> {
-        self.contrast(&[(1.0, to, over.clone()), (-1.0, from, over.clone())])
+        self.contrast(&[(1.0, to), (-1.0, from)], over)
     }
 
-    pub fn statistic(&self, terms: &[Term]) -> Option<Statistic> {
+    pub fn statistic(&self, terms: &[Term], over: &Over) -> Option<Statistic> {
         let statistics: Vec<Statistic> = terms
             .iter()
-            .map(|(_, place, over)| over.statistic(self.point(*place)?))
+            .map(|(_, place)| over.statistic(self.point(*place)?))
             .collect::<Option<_>>()?;
-        if let ([(one, ..), (other, ..)], [to, from]) = (terms, &statistics[..])
-            && (*one, *other) == (1.0, -1.0)
-        {
+        if let [statistic] = &statistics[..] {
+            return (terms[0].0 == 1.0).then(|| statistic.clone());
+        }
+        if let ([(1.0, _), (-1.0, _)], [to, from]) = (terms, &statistics[..]) {
             return Some(to.clone().minus(from.clone()));
         }
         let mut weights = Vec::new();
-        for ((weight, ..), statistic) in terms.iter().zip(statistics) {
-            weights.extend(statistic.linear()?.into_iter().map(|(cell, w)| (cell, w * weight)));
+        for ((weight, _), statistic) in terms.iter().zip(statistics) {
+            weights.extend(linear(&statistic)?.into_iter().map(|(cell, w)| (cell, w * weight)));
         }
         Some(Statistic::Linear(weights))
     }
 
-    /// A difference as estimated, with its test: by the bootstrap where it saw several runs; where it
-    /// saw one, also by the spread of runs that are one experiment.
-    fn judged(&self, terms: &[Term], mut estimate: Estimate) -> Contrast {
-        let basis = Basis::of(&estimate);
-        let mut test = Test { p: estimate.p, basis, ..Test::default() };
-        if estimate.seeds < 2
-            && let Some(spread) = self.spread(terms)
-            && let Some((low, high)) = spread.interval(estimate.value)
-        {
-            let p = spread.p(estimate.value);
-            if test.p.is_none_or(|own| own < p) {
-                test = Test { p: Some(p), basis: Basis::RunNoise, ..Test::default() };
-                estimate.interval = Some((low, high));
-                estimate.p = Some(p);
-            }
-        }
-        Contrast { estimate, test }
-    }
-
-    /// The run-to-run spread of a sum of terms, each place being a run of its own.
-    fn spread(&self, terms: &[Term]) -> Option<Spread> {
+    /// The spread of single runs of a weighted sum, each place being a run of its own.
+    pub fn spread_of(&self, terms: &[Term], over: &Over) -> Option<Spread> {
         let mut merged: Vec<Term> = Vec::new();
-        for (weight, place, over) in terms {
-            match merged.iter_mut().find(|(_, at, of)| at == place && of == over) {
-                Some((sum, ..)) => *sum += weight,
-                None => merged.push((*weight, *place, over.clone())),
+        for (weight, place) in terms {
+            match merged.iter_mut().find(|(_, at)| at == place) {
+                Some((sum, _)) => *sum += weight,
+                None => merged.push((*weight, *place)),
             }
         }
-        let parts = merged
-            .iter()
-            .filter(|(weight, ..)| *weight != 0.0)
-            .map(|(weight, place, over)| {
-                Some(noise::spread(self, place.curve, over)?.times(weight.abs()))
-            })
-            .collect::<Option<Vec<_>>>()?;
-        Spread::sum(&parts)
+        let (spread, basis) = self.spread(terms.first()?.1.curve, over)?;
+        let squares = merged.iter().map(|(weight, _)| weight * weight).sum();
+        Some((spread.scaled(squares), basis))
     }
 
-    /// The same for the differences from the baseline that the curves themselves hold.
-    pub fn judge_change(&self, to: Place, from: Place, over: &Over, change: &mut Change) {
-        let terms = [(1.0, to, over.clone()), (-1.0, from, over.clone())];
-        let Contrast { estimate, test } = self.judged(&terms, change.estimate.clone());
-        (change.estimate, change.test) = (estimate, test);
+    /// The spread of single runs of a number over languages, known from all of a curve's family: by
+    /// their seeds, or where no point has several, by runs of the same data and along n.
+    fn spread(&self, curve: usize, over: &Over) -> Option<Spread> {
+        let family = self.family(curve);
+        let key = (family[0], over.clone());
+        let known = self.spreads.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        if let Some(known) = known {
+            return known;
+        }
+        let made = noise::spread(self, &family, over);
+        self.spreads.lock().unwrap_or_else(PoisonError::into_inner).insert(key, made);
+        made
+    }
+}
+
+/// The weights by cell of a weighted sum.
+fn linear(statistic: &Statistic) -> Option<Vec<(usize, f64)>> {
+    match statistic {
+        Statistic::Linear(weights) => Some(weights.clone()),
+        Statistic::Difference(to, from) => {
+            let less = linear(from)?.into_iter().map(|(cell, weight)| (cell, -weight));
+            Some(linear(to)?.into_iter().chain(less).collect())
+        }
+        _ => None,
     }
 }

@@ -5,6 +5,9 @@
 //! without the language those count that are nearest: best, the language alone tells them apart;
 //! else both hold as many languages, so that their budgets agree.
 
+use ::statistics::transfer_ratio;
+
+use crate::bootstrap::runs;
 use crate::further::{Inclusion, Ratio};
 use crate::ground::{Ground, Over, Place, Term};
 use crate::quantity::adjust;
@@ -103,13 +106,10 @@ fn inclusion(ground: &Ground, family: &[usize], n: i64, lang: &str) -> Option<In
     let weight = 1.0 / pairs.len() as f64;
     let over = Over::language(lang);
     let terms = |side: &dyn Fn(&(Nearness, usize, usize)) -> usize, sign: f64| -> Vec<Term> {
-        pairs
-            .iter()
-            .map(|pair| (sign * weight, Place { curve: side(pair), n }, over.clone()))
-            .collect()
+        pairs.iter().map(|pair| (sign * weight, Place { curve: side(pair), n })).collect()
     };
     let (with, without) = (terms(&|pair| pair.1, 1.0), terms(&|pair| pair.2, 1.0));
-    let effect = ground.contrast(&[with.clone(), terms(&|pair| pair.2, -1.0)].concat())?;
+    let effect = ground.contrast(&[with.clone(), terms(&|pair| pair.2, -1.0)].concat(), &over)?;
     let base = ground.base_of(pairs[0].1);
     let first = ground.curve(pairs[0].1);
     Some(Inclusion {
@@ -121,8 +121,8 @@ fn inclusion(ground: &Ground, family: &[usize], n: i64, lang: &str) -> Option<In
         without: pairs.iter().map(|pair| pair.2).collect(),
         pairing: nearest.name(),
         base: base.and_then(|place| ground.estimate(place, &over)),
-        zero_shot: ground.estimate_of(&without)?,
-        direct: ground.estimate_of(&with)?,
+        zero_shot: ground.estimate_of(&without, &over)?,
+        direct: ground.estimate_of(&with, &over)?,
         ratio: base.and_then(|base| ratio(ground, &without, &with, base, &over)),
         effect,
     })
@@ -136,8 +136,22 @@ fn ratio(
     base: Place,
     over: &Over,
 ) -> Option<Ratio> {
-    let [without, with, base_score] =
-        [without, with, &[(1.0, base, over.clone())]].map(|terms| ground.statistic(terms));
-    let _ = (without?, with?, base_score?);
-    None
+    let statistic = |terms: &[Term]| ground.statistic(terms, over);
+    let spread = ground.spread_of(&[(1.0, base)], over).map(|one| one.0);
+    let found = transfer_ratio(
+        ground.draws_of(base.curve).drawn(),
+        &statistic(without)?,
+        &statistic(with)?,
+        &statistic(&[(1.0, base)])?,
+        runs(spread),
+        0.95,
+    );
+    Some(match found {
+        Ok(ratio) => Ratio {
+            value: Some(ratio.value),
+            interval: Some((ratio.interval.low, ratio.interval.high)),
+            withheld: None,
+        },
+        Err(reason) => Ratio { value: None, interval: None, withheld: Some(reason.to_string()) },
+    })
 }

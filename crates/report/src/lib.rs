@@ -15,34 +15,42 @@
 //! Definitions follow arXiv 2504.16677 (Perf-to-EN, seen against unseen, the gap).
 
 mod analyse;
+mod answers;
 mod arrange;
 mod bootstrap;
 mod chart;
 mod curves;
+mod detectable;
 mod drill;
 mod extraction;
 mod fidelity;
 mod figures;
 mod findings;
+mod following;
 mod forms;
 mod further;
 mod further_tables;
 mod ground;
 mod inclusion;
 mod matrix;
+mod next;
 mod noise;
 mod outliers;
 mod page;
 mod panels;
 mod pareto;
+mod plateau;
 mod quantity;
 mod read;
 mod samples;
+mod scale;
 mod source;
+mod suggest;
 mod svg;
 mod table;
 mod tables;
 mod transfer;
+mod variance;
 mod words;
 
 use std::collections::BTreeMap;
@@ -75,6 +83,14 @@ pub struct ReportConfig {
     pub draws: usize,
     /// Seed of the bootstrap.
     pub seed: u64,
+    /// A change of the gap smaller than this share of the metric's scale counts as none, when it is
+    /// asked whether the gap is constant.
+    pub gap_margin: f64,
+    /// Examples per task, beside the English ones, that a suggested mixture may hold; without it none
+    /// is suggested.
+    pub budget: Option<i64>,
+    /// The languages that the suggested mixture is for; empty for all but English.
+    pub targets: Vec<String>,
     /// Generations to show examples from.
     pub samples: Option<Samples>,
 }
@@ -118,8 +134,11 @@ impl Default for ReportConfig {
             map: BTreeMap::new(),
             baseline: Baseline { n: 0 },
             metrics: Vec::new(),
-            draws: 2000,
+            draws: 10_000,
             seed: 1,
+            gap_margin: 0.02,
+            budget: None,
+            targets: Vec::new(),
             samples: None,
         }
     }
@@ -186,14 +205,15 @@ pub fn run(
 ) -> Result<Summary> {
     if config.draws < 100 {
         artifact::bail_user!(
-            "draws = {} is too few for a 95 % interval: 100 or more, 2000 by default",
+            "draws = {} is too few for a 95 % interval: 100 or more, 10,000 by default",
             config.draws
         );
     }
     let input = read::read(scores, config, ctx)?;
     let arranged = arrange::arrange(&input, config)?;
     let analysis = analyse::analyse(&arranged, config, ctx)?;
-    let findings = findings::findings(&analysis);
+    let questions = &analysis.answers.questions;
+    let findings = questions.iter().flat_map(|one| one.answers.clone()).collect();
     let cells = samples::collect(config.samples.as_ref(), &input, &analysis, ctx)?;
     let tables = tables::all(&analysis);
     tables.write(&analysis, out)?;

@@ -120,9 +120,7 @@ fn recipient(ground: &Ground, rows: &[Source], target: &str) -> Option<Contrast>
         return None;
     }
     let weight = 1.0 / givers.len() as f64;
-    let terms: Vec<Term> = givers
-        .iter()
-        .flat_map(|row| [(weight, row.at, over.clone()), (-weight, row.from, over.clone())])
-        .collect();
-    ground.contrast(&terms)
+    let terms: Vec<Term> =
+        givers.iter().flat_map(|row| [(weight, row.at), (-weight, row.from)]).collect();
+    ground.contrast(&terms, &over)
 }

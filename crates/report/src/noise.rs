@@ -1,88 +1,77 @@
-//! How far runs of one experiment differ, where seeds do not say: from runs that are one experiment
-//! by their data (English alone under several names), and from departures along n.
+//! How far runs of one experiment differ: from runs that differ in their seeds alone, from runs that
+//! are one experiment by their data (English alone under several names), and from departures along n.
 //!
-//! The second is the difference-based variance of Gasser, Sroka and Jennen-Steinmetz (1986,
+//! The last is the difference-based variance of Gasser, Sroka and Jennen-Steinmetz (1986,
 //! Biometrika 73): each point against the straight line between its neighbours, here over
 //! log(n + smallest positive n). A bend in the curve counts as noise, so it errs on the large side.
 //! About half a degree of freedom a point is left (their efficiency of 18/35).
 
+use ::statistics::RunSpread;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use crate::analyse::Curve;
+use crate::curves::Which;
 use crate::further::{NoiseOf, NoiseSource, RunNoise};
-use crate::ground::{Ground, Over, Place};
-use crate::read::Group;
+use crate::ground::{Ground, Over, Place, Spread};
+use crate::quantity::Basis;
 use crate::words;
 
 /// Below this a spread says too little to judge by.
 const LEAST_FREEDOM: f64 = 2.0;
+/// Below this a language's spread is pooled with that of the others.
+const OWN_FREEDOM: f64 = 8.0;
 
-/// A standard deviation and how much it rests on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Spread {
-    pub sd: f64,
-    pub degrees_of_freedom: f64,
+/// The run-to-run spread of a number over the languages of a family's curves: by their seeds; where
+/// no point has several, by runs of the same data and along n together.
+pub(crate) fn spread(ground: &Ground, family: &[usize], over: &Over) -> Option<Spread> {
+    if let Some(spread) = seeds(ground, family, over) {
+        return Some((spread, Basis::Seeds));
+    }
+    let parts =
+        [same_data(ground, family, over).map(|(spread, _)| spread), along_n(ground, family, over)];
+    let spread = pooled(&parts.into_iter().flatten().collect::<Vec<_>>())?;
+    Some((spread, Basis::RunNoise))
 }
 
-impl Spread {
-    pub fn times(self, factor: f64) -> Spread {
-        Spread { sd: self.sd * factor, ..self }
-    }
-
-    /// Of a sum of independent parts (Welch and Satterthwaite's degrees of freedom).
-    pub fn sum(parts: &[Spread]) -> Option<Spread> {
-        let variance: f64 = parts.iter().map(|part| part.sd.powi(2)).sum();
-        let weight: f64 = parts.iter().map(|part| part.sd.powi(4) / part.degrees_of_freedom).sum();
-        // Parts of one source share its degrees of freedom: no more than the largest.
-        let most = parts.iter().map(|part| part.degrees_of_freedom).fold(0.0, f64::max);
-        (variance > 0.0).then(|| Spread {
-            sd: variance.sqrt(),
-            degrees_of_freedom: (variance.powi(2) / weight).min(most),
-        })
-    }
-
-    /// Of several estimates of one spread.
-    fn pooled(parts: &[Spread]) -> Option<Spread> {
-        let freedom: f64 = parts.iter().map(|part| part.degrees_of_freedom).sum();
-        let squares: f64 = parts.iter().map(|part| part.sd.powi(2) * part.degrees_of_freedom).sum();
-        (freedom >= LEAST_FREEDOM && squares > 0.0)
-            .then(|| Spread { sd: (squares / freedom).sqrt(), degrees_of_freedom: freedom })
-    }
-
-    fn student(self) -> Option<StudentsT> {
-        StudentsT::new(0.0, 1.0, self.degrees_of_freedom).ok()
-    }
-
-    /// Two-sided p of a value that should be 0.
-    pub fn p(self, value: f64) -> f64 {
-        self.student().map_or(1.0, |t| 2.0 * t.sf((value / self.sd).abs()))
-    }
-
-    pub fn interval(self, value: f64) -> Option<(f64, f64)> {
-        let half = self.student()?.inverse_cdf(0.975) * self.sd;
-        Some((value - half, value + half))
-    }
+/// Of several estimates of one spread.
+fn pooled(parts: &[RunSpread]) -> Option<RunSpread> {
+    let freedom: f64 = parts.iter().map(|part| part.degrees_of_freedom).sum();
+    let mean = |of: fn(&RunSpread) -> f64| {
+        parts.iter().map(|part| of(part) * part.degrees_of_freedom).sum::<f64>() / freedom
+    };
+    let (variance, of_items) = (mean(|part| part.variance), mean(|part| part.of_items));
+    (freedom >= LEAST_FREEDOM && variance > 0.0).then(|| RunSpread {
+        variance,
+        of_items,
+        degrees_of_freedom: freedom,
+        settings: parts.iter().map(|part| part.settings).max().unwrap_or(0),
+    })
 }
 
-/// The run-to-run spread of a number over one curve's languages: from its model and setting's runs
-/// of the same data and from the curves of that model and setting along n, together.
-pub(crate) fn spread(ground: &Ground, curve: usize, over: &Over) -> Option<Spread> {
-    let family = family(ground, curve);
-    let parts: Vec<Spread> = [
-        same_data(ground, &family, over).map(|(spread, _)| spread),
-        along_n(ground, &family, over),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    Spread::pooled(&parts)
-}
-
-/// Curves of the same task, metric, model, setting and variant.
-fn family(ground: &Ground, curve: usize) -> Vec<usize> {
-    let key = |curve: &Curve| (curve.about(), curve.series.variant.clone());
-    let wanted = key(ground.curve(curve));
-    (0..ground.curves.len()).filter(|&other| key(ground.curve(other)) == wanted).collect()
+/// From runs that differ in their seeds alone, at every point of the family; of a language with few
+/// such runs, from all languages.
+fn seeds(ground: &Ground, family: &[usize], over: &Over) -> Option<RunSpread> {
+    let points = || family.iter().flat_map(|&at| &ground.curve(at).points);
+    let spread = |over: &Over| {
+        let statistics: Vec<_> = points().filter_map(|point| over.statistic(point)).collect();
+        ground.draws_of(family[0]).run_spread(&statistics)
+    };
+    let own = spread(over)?;
+    match over {
+        Over::Mean(langs) if langs.len() == 1 && own.degrees_of_freedom < OWN_FREEDOM => {
+            let mut langs: Vec<&String> =
+                points().flat_map(|point| &point.languages).map(|one| &one.lang).collect();
+            langs.sort();
+            langs.dedup();
+            let parts: Vec<RunSpread> =
+                langs.into_iter().filter_map(|lang| spread(&Over::language(lang))).collect();
+            // Languages of one run move together in part, so they are not as many runs: with a
+            // correlation of a third, about half as many.
+            let all = pooled(&parts)?;
+            let degrees_of_freedom = (all.degrees_of_freedom / 2.0).max(own.degrees_of_freedom);
+            Some(RunSpread { degrees_of_freedom, ..all })
+        }
+        _ => Some(own),
+    }
 }
 
 /// The points at n = 0 of designs that add to English: by their data one experiment, whatever the
@@ -91,7 +80,7 @@ fn same_data(
     ground: &Ground,
     family: &[usize],
     over: &Over,
-) -> Option<(Spread, Vec<(String, f64)>)> {
+) -> Option<(RunSpread, Vec<(String, f64)>)> {
     let mut runs: Vec<(String, f64)> = Vec::new();
     let mut scores: Vec<Vec<(&str, f64)>> = Vec::new();
     for &at in family {
@@ -116,10 +105,10 @@ fn same_data(
     let freedom = runs.len().checked_sub(1).filter(|&freedom| freedom > 0)? as f64;
     let mean = runs.iter().map(|run| run.1).sum::<f64>() / runs.len() as f64;
     let squares: f64 = runs.iter().map(|run| (run.1 - mean).powi(2)).sum();
-    Some((Spread { sd: (squares / freedom).sqrt(), degrees_of_freedom: freedom }, runs))
+    Some((plain(squares / freedom, freedom), runs))
 }
 
-fn along_n(ground: &Ground, family: &[usize], over: &Over) -> Option<Spread> {
+fn along_n(ground: &Ground, family: &[usize], over: &Over) -> Option<RunSpread> {
     let (mut squares, mut count) = (0.0, 0);
     for &at in family {
         let points = &ground.curve(at).points;
@@ -131,8 +120,12 @@ fn along_n(ground: &Ground, family: &[usize], over: &Over) -> Option<Spread> {
         }
     }
     let freedom = 18.0 / 35.0 * f64::from(count);
-    (count > 0)
-        .then(|| Spread { sd: (squares / f64::from(count)).sqrt(), degrees_of_freedom: freedom })
+    (count > 0).then(|| plain(squares / f64::from(count), freedom))
+}
+
+/// A spread that does not know what its items add.
+fn plain(variance: f64, degrees_of_freedom: f64) -> RunSpread {
+    RunSpread { variance, of_items: 0.0, degrees_of_freedom, settings: 1 }
 }
 
 /// Each inner point's departure from the line between its neighbours, scaled to the standard
@@ -152,80 +145,58 @@ fn pseudo_residuals(points: &[(f64, f64)]) -> Vec<f64> {
 /// The table of run-to-run noise: per task, metric, model and setting, of one language's score and of
 /// the mean over the non-English ones, by each source that there is.
 pub(crate) fn table(ground: &Ground) -> Vec<RunNoise> {
+    ground.families().iter().flat_map(|family| rows(ground, family)).collect()
+}
+
+fn rows(ground: &Ground, family: &[usize]) -> Vec<RunNoise> {
+    let Some(point) = ground.curve(family[0]).points.first() else { return Vec::new() };
     let mut rows = Vec::new();
-    for family in ground.families() {
-        let curve = ground.curve(family[0]);
-        let Some(point) = curve.points.first() else { continue };
-        let others: Vec<String> = point
-            .languages
-            .iter()
-            .filter(|one| one.group != Group::English)
-            .map(|one| one.lang.clone())
-            .collect();
-        let row = |source, of, spread: Spread, runs: Vec<(String, f64)>| {
-            let ends = |pick: fn(f64, f64) -> f64| runs.iter().map(|run| run.1).reduce(pick);
-            Some(RunNoise {
-                about: curve.about(),
-                unit: curve.unit,
-                source,
-                of,
-                sd: spread.sd,
-                degrees_of_freedom: spread.degrees_of_freedom,
-                range: ends(f64::max).zip(ends(f64::min)).map(|(most, least)| most - least),
-                threshold: spread.times(2.0_f64.sqrt()).interval(0.0)?.1,
-                runs,
-            })
-        };
-        let languages: Vec<Over> =
-            point.languages.iter().map(|one| Over::language(&one.lang)).collect();
-        for (of, overs) in [
-            (NoiseOf::NonEnglishMean, vec![Over::Mean(others.clone())]),
-            (NoiseOf::Language, languages),
-        ] {
-            if of == NoiseOf::NonEnglishMean && others.is_empty() {
-                continue;
-            }
-            let over_all = |one: &dyn Fn(&Over) -> Option<Spread>| {
-                let parts: Vec<Spread> = overs.iter().filter_map(one).collect();
-                Spread::pooled(&parts)
-            };
-            if let Some(spread) = over_all(&|over| seeds(ground, &family, over)) {
-                rows.extend(row(NoiseSource::Seeds, of, spread, Vec::new()));
-            }
-            if let Some(spread) =
-                over_all(&|over| same_data(ground, &family, over).map(|(spread, _)| spread))
-            {
-                let runs = match of {
-                    NoiseOf::NonEnglishMean => same_data(ground, &family, &overs[0])
-                        .map(|(_, runs)| runs)
-                        .unwrap_or_default(),
-                    NoiseOf::Language => Vec::new(),
-                };
-                rows.extend(row(NoiseSource::SameData, of, spread, runs));
-            }
-            if let Some(spread) = over_all(&|over| along_n(ground, &family, over)) {
-                rows.extend(row(NoiseSource::AlongN, of, spread, Vec::new()));
-            }
-        }
+    if let Some(mean) = Which::NonEnglish.over(point) {
+        let (by_seeds, runs) =
+            (seeds(ground, family, &mean), same_data(ground, family, &mean).unzip());
+        let along_n = along_n(ground, family, &mean);
+        let of = NoiseOf::NonEnglishMean;
+        rows.extend(row(ground, family, of, NoiseSource::Seeds, by_seeds, None));
+        rows.extend(row(ground, family, of, NoiseSource::SameData, runs.0, runs.1));
+        rows.extend(row(ground, family, of, NoiseSource::AlongN, along_n, None));
     }
+    let langs: Vec<Over> = point.languages.iter().map(|one| Over::language(&one.lang)).collect();
+    let all = |of: &dyn Fn(&Over) -> Option<RunSpread>| {
+        pooled(&langs.iter().filter_map(of).collect::<Vec<_>>())
+    };
+    let of = NoiseOf::Language;
+    let by_seeds = all(&|over| seeds(ground, family, over));
+    let runs = all(&|over| same_data(ground, family, over).map(|found| found.0));
+    let along_n = all(&|over| along_n(ground, family, over));
+    rows.extend(row(ground, family, of, NoiseSource::Seeds, by_seeds, None));
+    rows.extend(row(ground, family, of, NoiseSource::SameData, runs, None));
+    rows.extend(row(ground, family, of, NoiseSource::AlongN, along_n, None));
     rows
 }
 
-/// From the runs of each point that differ in their seeds alone.
-fn seeds(ground: &Ground, family: &[usize], over: &Over) -> Option<Spread> {
-    let mut parts = Vec::new();
-    for &at in family {
-        for point in &ground.curve(at).points {
-            let place = Place { curve: at, n: point.n };
-            let Some(estimate) = ground.estimate(place, over) else { continue };
-            let values = &estimate.by_seed;
-            if values.len() > 1 {
-                let freedom = (values.len() - 1) as f64;
-                let mean = values.iter().sum::<f64>() / values.len() as f64;
-                let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-                parts.push(Spread { sd: (squares / freedom).sqrt(), degrees_of_freedom: freedom });
-            }
-        }
-    }
-    Spread::pooled(&parts)
+fn row(
+    ground: &Ground,
+    family: &[usize],
+    of: NoiseOf,
+    source: NoiseSource,
+    spread: Option<RunSpread>,
+    runs: Option<Vec<(String, f64)>>,
+) -> Option<RunNoise> {
+    let spread = spread.filter(|spread| spread.degrees_of_freedom >= LEAST_FREEDOM)?;
+    let runs = runs.unwrap_or_default();
+    let ends = |pick: fn(f64, f64) -> f64| runs.iter().map(|run| run.1).reduce(pick);
+    let student = StudentsT::new(0.0, 1.0, spread.degrees_of_freedom).ok()?;
+    let curve = ground.curve(family[0]);
+    let sd = spread.variance.sqrt();
+    Some(RunNoise {
+        about: curve.about(),
+        unit: curve.unit,
+        source,
+        of,
+        sd,
+        degrees_of_freedom: spread.degrees_of_freedom,
+        range: ends(f64::max).zip(ends(f64::min)).map(|(most, least)| most - least),
+        threshold: student.inverse_cdf(0.975) * sd * 2.0_f64.sqrt(),
+        runs,
+    })
 }

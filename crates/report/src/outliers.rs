@@ -156,7 +156,7 @@ fn value(point: &Point, lang: &str) -> f64 {
 
 fn runs(ground: &Ground, at: usize, point: &Point, lang: &str) -> Vec<String> {
     let cell = point.languages.iter().find(|one| one.lang == lang).map(|one| one.cell);
-    cell.map(|cell| ground.draws_of(at).task().cells[cell].runs.clone()).unwrap_or_default()
+    cell.map(|cell| ground.draws_of(at).task.cells[cell].runs.clone()).unwrap_or_default()
 }
 
 /// By language and n: the language's robust line plus what all languages share at that n.

@@ -155,15 +155,15 @@ impl Sides<'_> {
             .collect()
     }
 
-    fn terms(&self, side: usize, n: i64, over: &Over, sign: f64) -> Vec<Term> {
+    fn terms(&self, side: usize, n: i64, sign: f64) -> Vec<Term> {
         let weight = sign / self.curves[side].len() as f64;
-        self.curves[side].iter().map(|&curve| (weight, Place { curve, n }, over.clone())).collect()
+        self.curves[side].iter().map(|&curve| (weight, Place { curve, n })).collect()
     }
 
     /// The second side less the first.
     fn contrast(&self, n: [i64; 2], over: &Over) -> Option<Contrast> {
-        let terms = [self.terms(1, n[1], over, 1.0), self.terms(0, n[0], over, -1.0)].concat();
-        self.ground.contrast(&terms)
+        let terms = [self.terms(1, n[1], 1.0), self.terms(0, n[0], -1.0)].concat();
+        self.ground.contrast(&terms, over)
     }
 
     fn over(&self, n: [i64; 2], wanted: impl Fn(Group) -> bool) -> Option<Over> {
@@ -177,10 +177,8 @@ impl Sides<'_> {
         let others = self.over(both, |group| group != Group::English);
         let unseen = self.over(both, |group| group == Group::Unseen);
         let languages = self.languages(both).into_iter();
-        let mean = |side: usize| {
-            let terms = self.terms(side, n, others.as_ref()?, 1.0);
-            self.ground.estimate_of(&terms)
-        };
+        let mean =
+            |side: usize| self.ground.estimate_of(&self.terms(side, n, 1.0), others.as_ref()?);
         PanelPoint {
             n,
             means: [mean(0), mean(1)],
@@ -201,8 +199,8 @@ impl Sides<'_> {
             let points = &self.ground.curve(self.curves[side][0]).points;
             let value = |n: i64| {
                 let over = self.over_of_side(side, n)?;
-                let terms = self.terms(side, n, &over, 1.0);
-                Some((n, self.ground.estimate_of(&terms)?.value))
+                let terms = self.terms(side, n, 1.0);
+                Some((n, self.ground.estimate_of(&terms, &over)?.value))
             };
             points
                 .iter()

@@ -98,7 +98,7 @@ fn on_front(plane: &[(f64, f64)]) -> Vec<bool> {
 fn shares(ground: &Ground, candidates: &[Candidate]) -> Option<Vec<f64>> {
     let draws = |one: &Candidate, over: &Over| {
         let statistic = over.statistic(ground.point(one.place)?)?;
-        let values = ground.draws_of(one.place.curve).values(&statistic)?;
+        let values = ground.draws_of(one.place.curve).values(&statistic, None)?;
         Some(values.into_iter().take(DRAWS).collect::<Vec<f64>>())
     };
     let drawn: Vec<(Vec<f64>, Vec<f64>)> = candidates

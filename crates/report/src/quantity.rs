@@ -8,6 +8,7 @@ use ::statistics::{benjamini_hochberg, holm};
 pub(crate) const ALPHA: f64 = 0.05;
 
 /// An estimate and its difference from the baseline.
+#[derive(Clone)]
 pub(crate) struct Measure {
     pub estimate: Estimate,
     /// Of a gap: whether it differs from 0.

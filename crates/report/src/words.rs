@@ -106,6 +106,11 @@ fn tidy(number: String) -> String {
     }
 }
 
+/// A p value as in a sentence.
+pub(crate) fn probability(p: f64) -> String {
+    if p < 0.001 { "below 0.001".into() } else { format!("{p:.3}") }
+}
+
 /// `a, b and c`.
 pub(crate) fn list(words: &[String]) -> String {
     match words {
