@@ -7,10 +7,12 @@ use crate::analyse::{Analysis, Curve};
 use crate::findings::{self, Finding, Verdict};
 use crate::further::{
     Answers, GapShape, Inclusion, NoiseOf, NoiseSource, PanelKind, Plateau, Question, Shape,
+    VariancePart,
 };
 use crate::next;
 use crate::quantity::Contrast;
 use crate::suggest;
+use crate::variance::ALL_TASKS;
 use crate::words::{self, Unit, list};
 
 /// Series told one by one in an answer; of more, those with the largest differences.
@@ -24,6 +26,7 @@ pub(crate) fn answers(analysis: &Analysis) -> Vec<Question> {
         ("bought", "What did each language buy?", bought(analysis)),
         ("unseen", "What reached the languages that were not trained on?", unseen(analysis)),
         ("plateau", "Where did more data stop helping?", plateau(analysis)),
+        ("variance", "What do the scores vary with?", variance(analysis)),
         ("noise", "What is within noise?", noise(analysis)),
         ("next", "What to run next to settle it?", next::next(analysis)),
         ("mixture", "Which mixture for a budget?", mixture(&analysis.answers)),
@@ -278,6 +281,40 @@ pub(crate) fn capital(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| {
         first.to_uppercase().collect::<String>() + letters.as_str()
     })
+}
+
+/// The largest shares of variance, and what interactions have together; of the widest blocks of runs.
+fn variance(analysis: &Analysis) -> Vec<Finding> {
+    let all = &analysis.further.variance;
+    let together: Vec<_> = all.iter().filter(|one| one.about == ALL_TASKS).collect();
+    let told = if together.is_empty() { all.iter().collect() } else { together };
+    let share = |part: &VariancePart| {
+        let interval = interval(part.interval, Unit::Percent);
+        format!("{} {}{interval}", part.factors, Unit::Percent.value(part.share))
+    };
+    told.into_iter()
+        .take(NAMED)
+        .map(|one| {
+            let mut parts: Vec<&VariancePart> = one.parts.iter().collect();
+            parts.sort_by(|a, b| b.share.total_cmp(&a.share));
+            let largest: Vec<String> = parts.iter().take(3).map(|part| share(part)).collect();
+            let interactions: f64 = one
+                .parts
+                .iter()
+                .filter(|part| part.factors.contains('×'))
+                .map(|part| part.share)
+                .sum();
+            let text = format!(
+                "Of the variance of {}, most lies with {}; interactions of two factors hold {} together ({}).",
+                one.response,
+                list(&largest),
+                Unit::Percent.value(interactions),
+                one.note
+            );
+            let about = one.about.clone();
+            Finding { about, topic: "Variance", verdict: Verdict::NoInterval, text }
+        })
+        .collect()
 }
 
 fn noise(analysis: &Analysis) -> Vec<Finding> {

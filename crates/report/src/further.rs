@@ -288,8 +288,7 @@ pub(crate) struct VariancePart {
     /// Share of the total variance.
     pub share: f64,
     pub interval: Option<(f64, f64)>,
-    pub degrees_of_freedom: usize,
-    pub test: Test,
+    pub degrees_of_freedom: f64,
 }
 
 /// A score that does not fit its neighbours.

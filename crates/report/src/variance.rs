@@ -1,24 +1,31 @@
 //! Which factors the scores vary with, and how they interact: shares of variance, each run of each
 //! language at each design point being an observation, its seeds replicates.
 //!
-//! Per task, the scores themselves; over all tasks together, score / English score of the same run,
+//! Runs are taken in blocks in which every level of a factor meets every level of the others: what
+//! varies together in a design cannot be told apart. Per task, the scores themselves; over all tasks together, score / English score of the same run,
 //! which has one meaning in all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ::statistics::{Factor, decompose};
+use rayon::prelude::*;
 
+use crate::analyse::Curve;
 use crate::bootstrap::key;
 use crate::further::{Variance, VariancePart};
-use crate::ground::Ground;
-use crate::quantity::Test;
-use crate::read::Group;
+use crate::ground::{Ground, Place};
 use crate::words::list;
 
 /// Interactions of so many factors are told apart.
 const ORDER: usize = 2;
-/// Observations below which shares mean nothing.
+/// Observations below which shares mean nothing, and above which interactions are not told apart.
 const LEAST: usize = 8;
+const MOST: usize = 5000;
+/// Levels of a factor up to which every subset of them is tried as a block.
+const MANY: usize = 6;
+
+/// What stands for all tasks together.
+pub(crate) const ALL_TASKS: &str = "all tasks";
 
 /// One score with the levels of its factors.
 struct Observation {
@@ -28,7 +35,8 @@ struct Observation {
 
 const FACTORS: [&str; 6] = ["task", "model", "setting", "mixture", "n", "language"];
 
-/// For each task's headline metric, and for all tasks together where there are several.
+/// For each task's headline metric, and for all tasks together where there are several: one
+/// decomposition for each block of runs in which factors vary fully crossed.
 pub(crate) fn variance(ground: &Ground) -> Vec<Variance> {
     let headlines: Vec<usize> =
         (0..ground.curves.len()).filter(|&at| ground.curve(at).headline).collect();
@@ -36,28 +44,139 @@ pub(crate) fn variance(ground: &Ground) -> Vec<Variance> {
     for &at in &headlines {
         tasks.entry(&ground.curve(at).task).or_default().push(at);
     }
-    let mut all: Vec<Variance> = tasks
-        .iter()
-        .filter_map(|(task, curves)| {
-            let metric = ground.curve(curves[0]).metric.clone();
-            shares(ground, (*task).to_string(), metric, &observations(ground, curves, false))
-        })
-        .collect();
-    if tasks.len() > 1 {
-        let together = observations(ground, &headlines, true);
-        all.extend(shares(ground, "all tasks".into(), "score / English score".into(), &together));
+    let mut wanted: Vec<(String, String, bool, Block)> = Vec::new();
+    for (task, curves) in &tasks {
+        let metric = &ground.curve(curves[0]).metric;
+        let of_task = blocks(ground, curves).into_iter();
+        wanted.extend(of_task.map(|block| ((*task).into(), metric.clone(), false, block)));
     }
-    all
+    if tasks.len() > 1 {
+        let together = blocks(ground, &headlines).into_iter();
+        let response = "score / English score";
+        wanted.extend(together.map(|block| (ALL_TASKS.into(), response.into(), true, block)));
+    }
+    let one = |(about, response, against_english, block): (String, String, bool, Block)| {
+        shares(ground, about, response, &observations(ground, &block, against_english))
+    };
+    wanted.into_par_iter().filter_map(one).collect()
 }
 
-/// Every seed of every language but English at every point; against English where asked for.
-fn observations(ground: &Ground, curves: &[usize], against_english: bool) -> Vec<Observation> {
+/// The series of a block, and the n and languages that all of them have.
+struct Block {
+    curves: Vec<usize>,
+    n: Vec<i64>,
+    langs: Vec<String>,
+}
+
+impl Block {
+    fn of(ground: &Ground, curves: Vec<usize>) -> Option<Block> {
+        let first = ground.curve(*curves.first()?);
+        let everywhere =
+            |n: &i64| curves.iter().all(|&curve| ground.point(Place { curve, n: *n }).is_some());
+        let n: Vec<i64> = first.points.iter().map(|point| point.n).filter(everywhere).collect();
+        let scored = |lang: &String| {
+            let places =
+                curves.iter().flat_map(|&curve| n.iter().map(move |&n| Place { curve, n }));
+            let mut points = places.filter_map(|place| ground.point(place));
+            points.all(|point| point.others().any(|one| one.lang == *lang))
+        };
+        let langs: Vec<String> =
+            first.points.first()?.others().map(|one| one.lang.clone()).filter(scored).collect();
+        (!n.is_empty() && !langs.is_empty()).then_some(Block { curves, n, langs })
+    }
+
+    fn size(&self) -> usize {
+        self.curves.len() * self.n.len() * self.langs.len()
+    }
+}
+
+/// The largest block of curves for each set of factors that vary in it: every model with every
+/// setting with every mixture (and task), so that no factor stands for another.
+fn blocks(ground: &Ground, curves: &[usize]) -> Vec<Block> {
+    let level = |at: usize, factor: usize| levels(ground.curve(at))[factor].clone();
+    let all = |factor: usize| -> Vec<String> {
+        curves.iter().map(|&at| level(at, factor)).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    let tasks = all(0);
+    let mut best: BTreeMap<Vec<usize>, Block> = BTreeMap::new();
+    for models in subsets(&all(1)) {
+        for settings in subsets(&all(2)) {
+            let has = |mixture: &String, task: &String, model: &String, setting: &String| {
+                let wanted = [task, model, setting, mixture];
+                curves.iter().copied().find(|&at| {
+                    levels(ground.curve(at)).iter().zip(wanted).all(|(one, other)| one == other)
+                })
+            };
+            let of_mixture = |mixture: &String| -> Option<Vec<usize>> {
+                let mut found = Vec::new();
+                for task in &tasks {
+                    for model in &models {
+                        for setting in &settings {
+                            found.push(has(mixture, task, model, setting)?);
+                        }
+                    }
+                }
+                Some(found)
+            };
+            let curves: Vec<usize> = all(3).iter().filter_map(of_mixture).flatten().collect();
+            let Some(block) = Block::of(ground, curves) else { continue };
+            let varied: Vec<usize> = (0..4)
+                .filter(|&factor| {
+                    let levels: BTreeSet<String> =
+                        block.curves.iter().map(|&at| level(at, factor)).collect();
+                    levels.len() > 1
+                })
+                .collect();
+            let larger = best.get(&varied).is_none_or(|known| known.size() < block.size());
+            if larger {
+                best.insert(varied, block);
+            }
+        }
+    }
+    // One whose factors are all varied in another says no more than it.
+    let keys: Vec<Vec<usize>> = best.keys().cloned().collect();
+    let within =
+        |a: &[usize], b: &[usize]| a.len() < b.len() && a.iter().all(|one| b.contains(one));
+    best.into_iter()
+        .filter(|(key, _)| !keys.iter().any(|other| within(key, other)))
+        .map(|(_, block)| block)
+        .collect()
+}
+
+/// All non-empty subsets; of many levels, the whole and each alone.
+fn subsets(levels: &[String]) -> Vec<Vec<String>> {
+    if levels.len() > MANY {
+        let alone = levels.iter().map(|one| vec![one.clone()]);
+        return alone.chain([levels.to_vec()]).collect();
+    }
+    let pick = |bits: u32| {
+        let kept = levels.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1);
+        kept.map(|(_, level)| level.clone()).collect()
+    };
+    (1..1u32 << levels.len()).map(pick).collect()
+}
+
+/// Task, model, setting and mixture of a curve.
+fn levels(curve: &Curve) -> [String; 4] {
+    let series = &curve.series;
+    let mixture = [&series.train_langs, &series.variant].map(String::as_str).join(" ");
+    [
+        curve.task.clone(),
+        series.model.clone(),
+        series.setting.clone(),
+        mixture.trim_end().to_string(),
+    ]
+}
+
+/// Every seed of every language of a block; against English where asked for.
+fn observations(ground: &Ground, block: &Block, against_english: bool) -> Vec<Observation> {
     let mut all = Vec::new();
-    for &at in curves {
+    for &at in &block.curves {
         let curve = ground.curve(at);
-        for point in &curve.points {
+        let [task, model, setting, mixture] = levels(curve);
+        for point in curve.points.iter().filter(|point| block.n.contains(&point.n)) {
             let english = point.english().map(|english| &english.estimate);
-            for language in point.languages.iter().filter(|one| one.group != Group::English) {
+            for language in point.others().filter(|one| block.langs.contains(&one.lang)) {
                 let estimate = &language.measure.estimate;
                 let alone = [estimate.value];
                 let values =
@@ -70,14 +189,11 @@ fn observations(ground: &Ground, curves: &[usize], against_english: bool) -> Vec
                         (true, Some(over)) if over != 0.0 => value / over,
                         (true, _) => continue,
                     };
-                    let series = &curve.series;
-                    let mixture =
-                        [&series.train_langs, &series.variant].map(String::as_str).join(" ");
                     let levels = [
-                        curve.task.clone(),
-                        series.model.clone(),
-                        series.setting.clone(),
-                        mixture,
+                        task.clone(),
+                        model.clone(),
+                        setting.clone(),
+                        mixture.clone(),
                         point.n.to_string(),
                         language.lang.clone(),
                     ];
@@ -95,7 +211,7 @@ fn shares(
     response: String,
     observations: &[Observation],
 ) -> Option<Variance> {
-    if observations.len() < LEAST {
+    if !(LEAST..=MOST).contains(&observations.len()) {
         return None;
     }
     let values: Vec<f64> = observations.iter().map(|one| one.value).collect();
@@ -108,9 +224,18 @@ fn shares(
     let found = decompose(&values, &factors, ORDER, 0.95, key).ok()?;
     let left_out: Vec<String> =
         found.left_out.iter().map(|(term, reason)| format!("{term} ({reason})")).collect();
+    let varied: Vec<String> = factors
+        .iter()
+        .map(|factor| {
+            let levels = factor.levels.iter().max().map_or(0, |last| last + 1);
+            format!("{levels} of {}", factor.name)
+        })
+        .collect();
     let mut note = format!(
-        "{} over {} scores of {} design points",
-        found.method, found.observations, found.cells
+        "{} over {} scores, fully crossed: {}",
+        found.method,
+        found.observations,
+        list(&varied)
     );
     if !left_out.is_empty() {
         note += &format!("; left out: {}", list(&left_out));
@@ -121,9 +246,8 @@ fn shares(
         .map(|component| VariancePart {
             factors: component.term.clone(),
             share: component.share,
-            interval: component.interval.as_ref().ok().map(|ends| (ends.low, ends.high)),
-            degrees_of_freedom: component.levels.saturating_sub(1),
-            test: Test::default(),
+            interval: Some((component.interval.low, component.interval.high)),
+            degrees_of_freedom: component.degrees_of_freedom,
         })
         .collect();
     Some(Variance {
