@@ -28,6 +28,8 @@ pub(crate) struct Task {
     /// What each cell of the sample is.
     pub cells: Vec<Cell>,
     pub curves: Vec<Curve>,
+    /// Points whose languages were not scored in the same runs.
+    pub uneven: usize,
 }
 
 /// One metric of one series, along n.
@@ -133,7 +135,13 @@ pub(crate) fn arrange(scores: &Scores, config: &ReportConfig) -> Result<Arranged
     let tasks = rows
         .chunk_by(|a, b| a.0.task == b.0.task)
         .map(|rows| task(rows, scores, &metrics, &series, &runs))
-        .collect::<Result<_>>()?;
+        .collect::<Result<Vec<Task>>>()?;
+    let uneven: usize = tasks.iter().map(|task| task.uneven).sum();
+    if uneven > 0 {
+        notes.push(format!(
+            "at {uneven} points the languages were not all scored in the same runs: what a run has in common is paired by order there"
+        ));
+    }
     Ok(Arranged { tasks, notes })
 }
 
@@ -299,7 +307,7 @@ fn task(
     let name = scores.tasks.name(rows[0].0.task).to_string();
     let sample = Sample::new(universe.len());
     let mut builder = CellBuilder { universe: &universe, runs, sample, task: &name };
-    let (mut cells, mut curves) = (Vec::new(), Vec::new());
+    let (mut cells, mut curves, mut uneven) = (Vec::<Cell>::new(), Vec::new(), 0);
     let scales = scales(rows, scores, metrics);
     for rows in rows.chunk_by(|a, b| (a.0.metric, a.0.series) == (b.0.metric, b.0.series)) {
         let first = rows[0].0;
@@ -311,7 +319,9 @@ fn task(
                 let (group, _, lang) = rows[0].0.lang;
                 cells.push(builder.cell(rows, scores.langs.name(lang), group, scale)?);
             }
-            points.push(Point { n: rows[0].0.n, cells: (start..cells.len()).collect() });
+            let point: Vec<usize> = (start..cells.len()).collect();
+            uneven += usize::from(point.iter().any(|&one| cells[one].runs != cells[start].runs));
+            points.push(Point { n: rows[0].0.n, cells: point });
         }
         let metric = scores.metrics.name(metrics[first.metric]).to_string();
         curves.push(Curve {
@@ -327,7 +337,7 @@ fn task(
         curve.metric_rank -= headline;
     }
     let sample = builder.sample;
-    Ok(Task { sample, cells, curves, name })
+    Ok(Task { sample, cells, curves, name, uneven })
 }
 
 /// The scale of each metric, by all of the task's scores.

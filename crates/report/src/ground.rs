@@ -12,6 +12,9 @@ use crate::further::About;
 use crate::noise;
 use crate::quantity::{Basis, Contrast, Test};
 
+/// Differences below this are rounding.
+const ROUNDING: f64 = 1e-12;
+
 /// The curves of all tasks and the draws behind them.
 pub(crate) struct Ground<'a> {
     pub curves: &'a [Curve],
@@ -174,7 +177,11 @@ impl<'a> Ground<'a> {
         let statistic = self.statistic(terms, over)?;
         let draws = self.draws_of(terms[0].1.curve);
         let spread = self.spread_of(terms, over);
-        let estimate = draws.estimate(&statistic, spread.map(|(spread, _)| spread))?;
+        let mut estimate = draws.estimate(&statistic, spread.map(|(spread, _)| spread))?;
+        // What rounding leaves of two equal numbers is no difference.
+        if estimate.value.abs() < ROUNDING && estimate.p.is_some() {
+            (estimate.value, estimate.p) = (0.0, Some(1.0));
+        }
         let basis = match (estimate.p, spread, estimate.items) {
             (None, ..) => Basis::Nothing,
             (_, None, _) => Basis::Items,

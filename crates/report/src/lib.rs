@@ -203,12 +203,7 @@ pub fn run(
     out: &Path,
     ctx: &Context,
 ) -> Result<Summary> {
-    if config.draws < 100 {
-        artifact::bail_user!(
-            "draws = {} is too few for a 95 % interval: 100 or more, 10,000 by default",
-            config.draws
-        );
-    }
+    check(config)?;
     let input = read::read(scores, config, ctx)?;
     let arranged = arrange::arrange(&input, config)?;
     let analysis = analyse::analyse(&arranged, config, ctx)?;
@@ -241,4 +236,27 @@ pub fn run(
         out,
     )?;
     Ok(summary)
+}
+
+/// Settings that cannot be meant.
+fn check(config: &ReportConfig) -> Result<()> {
+    if config.draws < 100 {
+        artifact::bail_user!(
+            "draws = {} is too few for a 95 % interval: 100 or more, 10,000 by default",
+            config.draws
+        );
+    }
+    if !(config.gap_margin > 0.0 && config.gap_margin < 1.0) {
+        artifact::bail_user!(
+            "gap_margin = {} must be a share of the metric's scale, above 0 and below 1, such as 0.02",
+            config.gap_margin
+        );
+    }
+    if let Some(budget) = config.budget.filter(|&budget| budget < 1) {
+        artifact::bail_user!("budget = {budget} must be 1 example or more");
+    }
+    for target in &config.targets {
+        language::canonical(target)?;
+    }
+    Ok(())
 }

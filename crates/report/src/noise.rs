@@ -68,7 +68,9 @@ fn seeds(ground: &Ground, family: &[usize], over: &Over) -> Option<RunSpread> {
             // correlation of a third, about half as many.
             let all = pooled(&parts)?;
             let degrees_of_freedom = (all.degrees_of_freedom / 2.0).max(own.degrees_of_freedom);
-            Some(RunSpread { degrees_of_freedom, ..all })
+            // A language that strays more than the others keeps its own spread.
+            let larger = if own.variance > all.variance { own } else { all };
+            Some(RunSpread { degrees_of_freedom, ..larger })
         }
         _ => Some(own),
     }

@@ -1,8 +1,9 @@
 //! Score files in, score rows out, with names replaced by numbers. Rows that cannot count (no
-//! score, no n) are counted and noted; a score that stands there twice is an error, for nobody can
-//! know which one is meant.
+//! score, no n, no language) are left out, counted and noted; so is a score that stands there twice
+//! with two values, for nobody can know which one is meant. A metric that scores one language in two
+//! signatures is kept apart as two metrics.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +56,8 @@ pub(crate) struct Scores {
     pub examples: Names,
     pub designs: Vec<Design>,
     pub replicates: Vec<Replicate>,
-    /// By metric.
+    /// All of them, and those of each metric.
+    pub signature_names: Names,
     pub signatures: BTreeMap<String, Vec<String>>,
     pub files: Vec<InputFile>,
     pub notes: Vec<String>,
@@ -74,6 +76,8 @@ pub(crate) struct Row {
     pub item: Option<u32>,
     pub example: Option<u32>,
     pub value: f64,
+    /// How the metric was made: a place in `signatures`; `None` where the input does not say.
+    pub signature: Option<u32>,
     /// What the input itself says of its language.
     pub split: Option<Group>,
 }
@@ -161,6 +165,63 @@ impl Scores {
     /// Distinct trained and scored checkpoints, as far as the input tells them apart.
     pub fn runs(&self) -> usize {
         self.rows.iter().map(|row| (row.design, row.n, row.replicate)).collect::<HashSet<_>>().len()
+    }
+}
+
+impl Scores {
+    /// A metric that scores one language of a task in two signatures is two metrics: the one with the
+    /// most rows keeps the name. (Signatures that differ from language to language are one metric.)
+    fn split_by_signature(&mut self) {
+        let mut seen: BTreeMap<(u32, u32, u32), BTreeSet<Option<u32>>> = BTreeMap::new();
+        let mut sizes: BTreeMap<(u32, Option<u32>), usize> = BTreeMap::new();
+        for row in &self.rows {
+            seen.entry((row.metric, row.task, row.lang)).or_default().insert(row.signature);
+            *sizes.entry((row.metric, row.signature)).or_default() += 1;
+        }
+        let mixed: BTreeSet<u32> =
+            seen.iter().filter(|(_, all)| all.len() > 1).map(|(key, _)| key.0).collect();
+        for metric in mixed {
+            let name = self.metrics.name(metric).to_string();
+            let mut of_metric: Vec<(Option<u32>, usize)> = sizes
+                .iter()
+                .filter(|((of, _), _)| *of == metric)
+                .map(|((_, signature), size)| (*signature, *size))
+                .collect();
+            let signed = |signature: Option<u32>| {
+                signature
+                    .map_or("unsigned".to_string(), |one| self.signature_names.name(one).into())
+            };
+            of_metric
+                .sort_by_key(|&(signature, size)| (std::cmp::Reverse(size), signed(signature)));
+            let names: Vec<String> = of_metric.iter().map(|one| signed(one.0)).collect();
+            self.notes.push(format!(
+                "{name} comes in several signatures, which do not compare and are kept apart as metrics of their own: {}",
+                names.join("; ")
+            ));
+            for ((signature, _), signed) in of_metric.iter().zip(&names).skip(1) {
+                let apart = self.metrics.id(&format!("{name} [{signed}]"));
+                self.rows
+                    .iter_mut()
+                    .filter(|row| row.metric == metric && row.signature == *signature)
+                    .for_each(|row| row.metric = apart);
+            }
+        }
+    }
+
+    fn note_unknown_languages(&mut self) {
+        let unknown: Vec<&str> = self
+            .langs
+            .list
+            .iter()
+            .map(String::as_str)
+            .filter(|lang| language::normalise(lang).is_none())
+            .collect();
+        if !unknown.is_empty() {
+            self.notes.push(format!(
+                "no known language: {}; taken by name, without a script, so they stand in no comparison of scripts",
+                unknown.join(", ")
+            ));
+        }
     }
 }
 
@@ -262,13 +323,20 @@ struct Reader {
     scores: Scores,
     designs: HashMap<Design, u32>,
     replicates: HashMap<Replicate, u32>,
-    scored: HashSet<Key>,
+    /// The row that scores it.
+    scored: HashMap<Key, usize>,
+    /// Rows that say the same once more.
+    repeated: u64,
+    /// Rows that another contradicts, and the first of them as it is named.
+    contradicted: BTreeSet<usize>,
+    first_contradicted: Option<String>,
     /// Rows left out and the files they are in, by reason.
     left_out: BTreeMap<&'static str, (u64, usize)>,
 }
 
 /// Why a row is left out.
 const NO_SCORE: &str = "no score (the metric does not apply to them; `detail` says why)";
+const NO_LANGUAGE: &str = "no language";
 const NO_N: &str =
     "no n (examples per language in training; `isogloss generate --factor n=N` gives it)";
 
@@ -276,18 +344,21 @@ impl Reader {
     fn file(&mut self, path: &Path, map: &BTreeMap<String, String>) -> Result<()> {
         let source = Source::open(path, map)?;
         let columns = Columns::load(&source)?;
-        let (mut unscored, mut without_n) = (0u64, 0u64);
+        let (mut unscored, mut without_n, mut without_language) = (0u64, 0u64, 0u64);
         for row in 0..source.rows() {
-            match (columns.n.get(row), columns.value.get(row).filter(|value| value.is_finite())) {
-                (None, _) => without_n += 1,
-                (_, None) => unscored += 1,
-                (Some(n), Some(value)) => self.row(&columns, row, n, value, path)?,
+            let value = columns.value.get(row).filter(|value| value.is_finite());
+            match (columns.lang.get(row), columns.n.get(row), value) {
+                (None, ..) => without_language += 1,
+                (_, None, _) => without_n += 1,
+                (.., None) => unscored += 1,
+                (Some(lang), Some(n), Some(value)) => self.row(&columns, row, lang, n, value),
             }
         }
         let name = path
             .file_name()
             .map_or_else(|| "standard input".into(), |name| name.to_string_lossy().into_owned());
-        for (rows, reason) in [(unscored, NO_SCORE), (without_n, NO_N)] {
+        let reasons = [(unscored, NO_SCORE), (without_n, NO_N), (without_language, NO_LANGUAGE)];
+        for (rows, reason) in reasons {
             if rows > 0 {
                 let total = self.left_out.entry(reason).or_default();
                 *total = (total.0 + rows, total.1 + 1);
@@ -299,17 +370,7 @@ impl Reader {
         Ok(())
     }
 
-    fn row(
-        &mut self,
-        columns: &Columns,
-        row: usize,
-        n: i64,
-        value: f64,
-        path: &Path,
-    ) -> Result<()> {
-        let Some(lang) = columns.lang.get(row) else {
-            bail_user!("{}: row {}: no language", path.display(), row + 1)
-        };
+    fn row(&mut self, columns: &Columns, row: usize, lang: &str, n: i64, value: f64) {
         let metric = columns.metric.get(row).unwrap_or("score");
         if let Some(signature) = columns.signature.get(row) {
             self.sign(metric, signature);
@@ -326,6 +387,7 @@ impl Reader {
             item: item.map(|name| scores.items.id(name)),
             example: columns.example.get(row).map(|name| scores.examples.id(name)),
             value,
+            signature: columns.signature.get(row).map(|name| scores.signature_names.id(name)),
             split: columns.split.get(row).and_then(Group::parse),
         };
         let key = (
@@ -337,9 +399,16 @@ impl Reader {
             made.replicate,
             made.example.or(made.item),
         );
-        if !self.scored.insert(key) {
-            return Err(self.twice(&made, path, row));
+        let next = self.scores.rows.len();
+        if let Some(&known) = self.scored.get(&key) {
+            if self.scores.rows[known].value == value {
+                self.repeated += 1;
+            } else if self.contradicted.insert(known) && self.first_contradicted.is_none() {
+                self.first_contradicted = Some(self.named(&made, value, known));
+            }
+            return;
         }
+        self.scored.insert(key, next);
         self.scores.rows.push(made);
         self.scores.count += 1;
         if metric == LANGUAGE_FIDELITY
@@ -353,7 +422,6 @@ impl Reader {
             let metric = self.scores.metrics.id(ANSWERS_IN_ENGLISH);
             self.scores.rows.push(Row { metric, value: f64::from(u8::from(english)), ..made });
         }
-        Ok(())
     }
 
     fn sign(&mut self, metric: &str, signature: &str) {
@@ -366,7 +434,8 @@ impl Reader {
         }
     }
 
-    fn twice(&self, row: &Row, path: &Path, number: usize) -> anyhow::Error {
+    /// A score that stands there with two values, as a note names it.
+    fn named(&self, row: &Row, value: f64, known: usize) -> String {
         let scores = &self.scores;
         let run = &scores.replicates[row.replicate as usize].run;
         let run = if run.is_empty() {
@@ -377,18 +446,39 @@ impl Reader {
         let item = row
             .item
             .map_or("no item".to_string(), |item| format!("item {:?}", scores.items.name(item)));
-        artifact::error::user(format!(
-            "{}: row {}: {run}, n = {}, language {:?}, {item}, metric {:?} is scored a second time; keep one row of each, or tell the \
-             runs apart by `run_id`, `data_seed` or `train_seed`",
-            path.display(),
-            number + 1,
+        format!(
+            "{run}, n = {}, language {:?}, {item}, metric {:?} has {} and {value}",
             row.n,
             scores.langs.name(row.lang),
-            scores.metrics.name(row.metric)
-        ))
+            scores.metrics.name(row.metric),
+            scores.rows[known].value
+        )
+    }
+
+    /// Takes out what nobody can know the meaning of.
+    fn settle(&mut self) {
+        let count = |n: u64| artifact::text::count(n);
+        if let Some(first) = &self.first_contradicted {
+            self.scores.notes.push(format!(
+                "{} scores stand there with two values and are left out: are these two runs under one id? Tell runs apart by `run_id`, `data_seed` or `train_seed` (the first: {first})",
+                count(self.contradicted.len() as u64)
+            ));
+            let mut at = 0;
+            let contradicted = &self.contradicted;
+            self.scores.rows.retain(|_| {
+                at += 1;
+                !contradicted.contains(&(at - 1))
+            });
+        }
+        if self.repeated > 0 {
+            self.scores
+                .notes
+                .push(format!("{} rows repeat another row and count once", count(self.repeated)));
+        }
     }
 
     fn finish(mut self) -> Result<Scores> {
+        self.settle();
         let scores = &mut self.scores;
         for (reason, (rows, files)) in &self.left_out {
             let rows = artifact::text::count(*rows);
@@ -404,14 +494,8 @@ impl Reader {
                 left_out.concat()
             );
         }
-        for (metric, signatures) in &scores.signatures {
-            if signatures.len() > 1 {
-                scores.notes.push(format!(
-                    "{metric} comes in several signatures, which do not compare: {}",
-                    signatures.join("; ")
-                ));
-            }
-        }
+        scores.split_by_signature();
+        scores.note_unknown_languages();
         Ok(self.scores)
     }
 }

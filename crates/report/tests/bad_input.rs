@@ -70,13 +70,108 @@ fn a_row_of_the_wrong_length_is_an_error() {
     assert!(user_error("lang,n,value\nen,0\n").contains("line: 2"));
 }
 
+/// The notes of a report, as one text.
+fn notes(made: &common::Made) -> String {
+    made.summary.notes.join("\n")
+}
+
 #[test]
-fn a_score_given_twice_is_named() {
-    let message =
-        user_error("run_id,item_id,lang,n,metric,value\nr1,q7,es,0,em,1\nr1,q7,es,0,em,0\n");
-    for part in ["row 2", "\"r1\"", "\"q7\"", "\"es\"", "\"em\"", "second time"] {
-        assert!(message.contains(part), "{part}: {message}");
+fn two_runs_under_one_id_are_left_out_and_the_rest_computed() {
+    let twice = "run_id,item_id,lang,n,metric,value,train_langs\n\
+        r1,q7,es,0,em,1,\"en,es\"\nr1,q7,es,0,em,0,\"en,es\"\nr1,q7,en,0,em,1,\"en,es\"\nr1,q8,es,0,em,0,\"en,es\"\n";
+    let made = report_text(twice);
+    let said = notes(&made);
+    for part in
+        ["1 scores stand there with two values", "\"r1\"", "\"q7\"", "\"es\"", "\"em\"", "run_id"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
     }
+    let point = &made.table("perf_to_en")[0];
+    assert_eq!(number(point, "mean_seen"), 0.0, "q8 alone: {point:?}");
+    // The same row twice is no contradiction.
+    let made = report_text("lang,n,value\nes,0,0.5\nes,0,0.5\n");
+    assert!(notes(&made).contains("1 rows repeat another row"), "{}", notes(&made));
+    assert_eq!(number(&made.table("perf_to_en")[0], "mean_non_en"), 0.5);
+    // Nothing but contradictions is nothing to report on.
+    let message = user_error("lang,n,value\nes,0,0.5\nes,0,0.6\n");
+    assert!(
+        message.contains("nothing to report on") && message.contains("two values"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_metric_in_two_signatures_is_kept_apart() {
+    let made = report_text(
+        "lang,n,metric,value,signature\nen,0,chrf,50,nw:0\nes,0,chrf,40,nw:0\nar,0,chrf,35,nw:0\nes,100,chrf,60,nw:2\n",
+    );
+    assert!(notes(&made).contains("chrf comes in several signatures"), "{}", notes(&made));
+    let metrics: Vec<_> =
+        made.table("language_by_n").iter().map(|row| row["metric"].clone()).collect();
+    assert_eq!(metrics.iter().filter(|name| *name == "chrf").count(), 3, "{metrics:?}");
+    assert!(metrics.contains(&"chrf [nw:2]".to_string()), "{metrics:?}");
+    assert!(made.table("baseline_differences").is_empty(), "the two do not compare");
+    // One signature for each language is one metric.
+    let made =
+        report_text("lang,n,metric,value,signature\nen,0,bleu,50,tok:13a\nzh,0,bleu,40,tok:zh\n");
+    assert!(!notes(&made).contains("signatures"), "{}", notes(&made));
+}
+
+#[test]
+fn unknown_languages_are_taken_by_name_and_noted() {
+    let made = report_text(&format!(
+        "{HEAD}en,0,0.9,\"en,es\"\nes,0,0.5,\"en,es\"\nqqx-tongue,0,0.2,\"en,es\"\n,0,0.4,\"en,es\"\n"
+    ));
+    let said = notes(&made);
+    assert!(said.contains("no known language: qqx-tongue"), "{said}");
+    assert!(said.contains("1 rows have no language"), "{said}");
+    assert!((number(&made.table("perf_to_en")[0], "mean_unseen") - 0.2).abs() < 1e-9);
+}
+
+#[test]
+fn scores_that_are_all_equal_have_no_differences() {
+    let made = report_text(&study(&[0, 100, 200], 30, &[1, 2], |_, _, _, _| true));
+    for row in made.table("baseline_differences") {
+        assert_eq!((row["difference"].as_str(), row["verdict"].as_str()), ("0", "within noise"));
+    }
+    assert!(made.table("perf_to_en").iter().all(|row| number(row, "perf_to_en") == 1.0));
+}
+
+#[test]
+fn missing_cells_are_named_and_the_rest_computed() {
+    let full = study(&[0, 50, 100], 20, &[1, 2], |_, lang, item, _| lang == "en" || item % 3 == 0);
+    let cut: String = full
+        .lines()
+        .filter(|line| !(line.starts_with("n50-") && line.contains(",th,")))
+        .filter(|line| !(line.starts_with("n100-s2") && line.contains(",es,")))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let made = report_text(&cut);
+    assert!(
+        notes(&made).contains("at 1 points the languages were not all scored in the same runs")
+    );
+    let next = made.summary.findings.iter().find(|one| one.topic == "Missing cells").unwrap();
+    assert!(next.text.contains("n = 50 lacks th"), "{}", next.text);
+    let means = made.table("perf_to_en");
+    assert!(means[1]["note"].contains("other languages than the baseline"), "{means:?}");
+    assert_eq!(number(&means[2], "seeds"), 1.0);
+    assert!(made.table("baseline_differences").iter().any(|row| row["of"] == "es"));
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.csv");
+    std::fs::write(&path, study(&[0], 5, &[1], |_, _, _, _| true)).unwrap();
+    let failed = |config: ReportConfig| {
+        let error = try_report(&config, std::slice::from_ref(&path)).err().unwrap();
+        assert!(artifact::error::is_user(&error), "{error:#}");
+        format!("{error:#}")
+    };
+    assert!(failed(ReportConfig { budget: Some(0), ..quick() }).contains("budget = 0"));
+    assert!(failed(ReportConfig { gap_margin: 2.0, ..quick() }).contains("gap_margin = 2"));
+    let targets = vec!["spanisch".to_string()];
+    assert!(failed(ReportConfig { targets, ..quick() }).contains("spanisch"));
 }
 
 #[test]

@@ -14,12 +14,12 @@ fn row<'a>(rows: &'a [Record], wanted: &[(&str, &str)]) -> &'a Record {
 }
 
 #[test]
-fn intervals_and_p_values_are_those_of_a_bootstrap_in_numpy() {
+fn intervals_are_those_of_an_analysis_of_variance_in_numpy() {
     let oracle: Value =
-        serde_json::from_str(&std::fs::read_to_string(fixture("bootstrap_oracle.json")).unwrap())
+        serde_json::from_str(&std::fs::read_to_string(fixture("interval_oracle.json")).unwrap())
             .unwrap();
-    let made =
-        report(&ReportConfig { draws: 20_000, ..quick() }, &[fixture("bootstrap_scores.csv")]);
+    let config = ReportConfig { draws: 10_000, ..quick() };
+    let made = report(&config, &[fixture("interval_scores.csv")]);
     let (means, differences) = (made.table("perf_to_en"), made.table("baseline_differences"));
     for (name, expected) in oracle.as_object().unwrap() {
         let close = |row: &Record, column: &str, expected: &Value, tolerance: f64| {
@@ -29,19 +29,20 @@ fn intervals_and_p_values_are_those_of_a_bootstrap_in_numpy() {
                 "{name} {column}: {found} against {expected}"
             );
         };
-        if name != "es" {
-            for (place, n) in ["0", "100"].into_iter().enumerate() {
-                let row = row(&means, &[("n", n)]);
-                close(row, name, &expected["value"][place], 1e-6);
-                close(row, &format!("{name}_low"), &expected["interval"][place][0], 0.012);
-                close(row, &format!("{name}_high"), &expected["interval"][place][1], 0.012);
+        for (place, n) in ["0", "100"].into_iter().enumerate().filter(|_| name != "es") {
+            let row = row(&means, &[("n", n)]);
+            close(row, name, &expected["value"][place], 1e-6);
+            if name != "perf_to_en" {
+                close(row, &format!("{name}_low"), &expected["interval"][place][0], 0.02);
+                close(row, &format!("{name}_high"), &expected["interval"][place][1], 0.02);
             }
         }
         let row = row(&differences, &[("n", "100"), ("of", name)]);
         close(row, "difference", &expected["difference"], 1e-6);
-        close(row, "difference_low", &expected["difference_interval"][0], 0.012);
-        close(row, "difference_high", &expected["difference_interval"][1], 0.012);
-        close(row, "p", &expected["p"], 0.015);
+        if name != "perf_to_en" {
+            close(row, "difference_low", &expected["difference_interval"][0], 0.02);
+            close(row, "difference_high", &expected["difference_interval"][1], 0.02);
+        }
     }
 }
 
@@ -63,16 +64,16 @@ fn translations_of_one_item_are_one_cluster() {
     let together =
         report_text(&study(&[0], 200, &[1], |_, lang, item, _| lang == "en" || item % 2 == 0));
     let apart = report_text(&study(&[0], 200, &[1], |_, lang, item, _| {
-        lang == "en" || (item % 2 == 0) != (lang == "th")
+        lang == "en" || item < 20 || (item % 2 == 0) != (lang == "th")
     }));
     let width = |made: &common::Made| {
         let point = &made.table("perf_to_en")[0];
         number(point, "mean_unseen_high") - number(point, "mean_unseen_low")
     };
-    // 2 · 1.96 √(.25 / 200) = .139; where one is right as the other is wrong, their mean does not
-    // vary at all.
+    // 2 · 1.96 √(.25 / 200) = .139; where one is right as the other is wrong but for a tenth of the
+    // items, 2 · 1.96 √(.1 · .9 · .25 / 200) = .042.
     assert!((width(&together) - 0.139).abs() < 0.02, "{}", width(&together));
-    assert!(width(&apart).abs() < 1e-9, "{}", width(&apart));
+    assert!((width(&apart) - 0.042).abs() < 0.01, "{}", width(&apart));
 }
 
 #[test]
@@ -85,12 +86,10 @@ fn differences_are_paired_by_item() {
     let differences = made.table("baseline_differences");
     let row = row(&differences, &[("of", "es")]);
     assert_eq!(row["verdict"], "clear in one run", "{row:?}");
-    // √(.05 · .95 / 200) · 1.96 = .030
-    assert!(
-        (number(row, "difference_high") - 0.080).abs() < 0.012
-            && number(row, "difference_low") > 0.01,
-        "{row:?}"
-    );
+    // √(.05 · .95 / 200) · 1.96 = .030 by the normal; 10 of 200 has .0274 to .0896 by Wilson, and BCa
+    // leans the same way.
+    assert!((number(row, "difference_high") - 0.0896).abs() < 0.01, "{row:?}");
+    assert!((number(row, "difference_low") - 0.0274).abs() < 0.01, "{row:?}");
 }
 
 #[test]
@@ -147,14 +146,11 @@ fn seeds_widen_an_aggregate_s_interval() {
     }
     let made = report_text(&csv);
     let point = &made.table("perf_to_en")[0];
-    // Two of three seeds drawn: the ends are those of the seeds themselves.
-    assert_eq!(
-        (
-            number(point, "mean_seen"),
-            number(point, "mean_seen_low"),
-            number(point, "mean_seen_high")
-        ),
-        (0.5, 0.4, 0.6)
-    );
+    assert_eq!(number(point, "mean_seen"), 0.5);
+    // SD .1 over three seeds of one language among three, half of whose 2 degrees of freedom each
+    // count: .5 ± t(3) · .1 / √3 = ± .184.
+    for (end, expected) in [("mean_seen_low", 0.316), ("mean_seen_high", 0.684)] {
+        assert!((number(point, end) - expected).abs() < 0.03, "{point:?}");
+    }
     assert!(point["note"].contains("seeds alone"), "{point:?}");
 }

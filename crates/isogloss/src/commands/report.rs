@@ -19,7 +19,8 @@ use super::files::{Output, publish, set, settings, tables};
 #[command(after_help = "\
 Examples:
   isogloss report scores/*.parquet --out report
-  isogloss report tables.csv --map lang=eval_lang,value=score --out report")]
+  isogloss report tables.csv --map lang=eval_lang,value=score --out report
+  isogloss report scores/*.parquet --budget 10000 --targets sw,th --out report")]
 pub struct Args {
     /// Scores: Parquet or CSV; or the folder of eval's output.
     #[arg(required = true)]
@@ -41,6 +42,22 @@ pub struct Args {
     #[arg(long, value_delimiter = ',')]
     metrics: Vec<String>,
 
+    /// Suggest a mixture of so many examples a task, beside the English ones.
+    #[arg(long, value_name = "EXAMPLES")]
+    budget: Option<i64>,
+
+    /// The languages that the suggested mixture is for, separated by commas [default: all but English].
+    #[arg(long, value_delimiter = ',', value_name = "LANGUAGES", requires = "budget")]
+    targets: Vec<String>,
+
+    /// Bootstrap draws [default: 10000].
+    #[arg(long, value_name = "COUNT")]
+    draws: Option<usize>,
+
+    /// A change of the gap below this share of the metric's scale counts as none [default: 0.02].
+    #[arg(long, value_name = "SHARE")]
+    gap_margin: Option<f64>,
+
     /// Generations to show examples from; may be repeated.
     #[arg(long, value_name = "GENERATIONS")]
     samples: Vec<PathBuf>,
@@ -60,6 +77,12 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     config.map.extend(args.map);
     set(&mut config.title, args.title);
     set(&mut config.baseline, args.baseline_n.map(|n| Baseline { n }));
+    set(&mut config.draws, args.draws);
+    set(&mut config.gap_margin, args.gap_margin);
+    config.budget = args.budget.or(config.budget);
+    if !args.targets.is_empty() {
+        config.targets = args.targets;
+    }
     if !args.metrics.is_empty() {
         config.metrics = args.metrics;
     }
