@@ -74,14 +74,6 @@ pub(crate) struct Language {
     pub measure: Measure,
 }
 
-impl Analysis {
-    /// A language at one n of a curve.
-    pub fn language(&self, curve: usize, n: i64, lang: &str) -> Option<&Language> {
-        let point = self.curves[curve].points.iter().find(|point| point.n == n)?;
-        point.languages.iter().find(|one| one.lang == lang)
-    }
-}
-
 impl Curve {
     /// What the curves share whose languages alone differ.
     pub fn family(&self) -> (About, String) {

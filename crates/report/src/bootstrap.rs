@@ -1,7 +1,7 @@
 //! The draws of a task (crate `statistics`), and estimates as the report holds them: an interval or
 //! none, with the reason left to notes.
 
-use ::statistics::{Key, Method, Options, RunSpread, Runs, Sample};
+use ::statistics::{Key, Method, Options, RunSpread, Runs};
 use anyhow::{Context as _, Result};
 use artifact::hash::draw_key;
 
@@ -97,11 +97,6 @@ impl<'a> Draws<'a> {
     /// The draws themselves, for what else the crate makes of them.
     pub fn drawn(&self) -> &::statistics::Draws<'a> {
         &self.drawn
-    }
-
-    /// What was drawn from.
-    pub fn sample(&self) -> &Sample {
-        &self.task.sample
     }
 }
 

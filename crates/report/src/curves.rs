@@ -101,17 +101,6 @@ impl Which {
             Which::Gap => Over::Gap(seen()?, unseen()?),
         })
     }
-
-    pub fn of(self, point: &Point) -> Option<&Measure> {
-        match self {
-            Which::Language(at) => point.languages.get(at).map(|one| &one.measure),
-            Which::Seen => point.seen.as_ref(),
-            Which::Unseen => point.unseen.as_ref(),
-            Which::NonEnglish => point.non_english.as_ref(),
-            Which::PerfToEnglish => point.perf_to_english.as_ref(),
-            Which::Gap => point.gap.as_ref(),
-        }
-    }
 }
 
 fn point(ground: &Ground, curve: usize, at: usize) -> Point {

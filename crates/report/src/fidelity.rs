@@ -5,7 +5,6 @@
 
 use ::statistics::quantile;
 
-use crate::analyse::Curve;
 use crate::bootstrap::Estimate;
 use crate::further::Fidelity;
 use crate::ground::{Ground, Over, Place};
@@ -93,9 +92,4 @@ fn combined(ground: &Ground, lines: usize, words: usize, n: i64, over: &Over) ->
         items: a.items.min(b.items),
         ..Estimate::plain(0.0)
     })
-}
-
-/// Whether a metric is about the language of the answer rather than its worth.
-pub(crate) fn is_fidelity(curve: &Curve) -> bool {
-    [LINES, WORDS, ASKED, ANSWERS_IN_ENGLISH].contains(&curve.metric.as_str())
 }

@@ -94,9 +94,7 @@ pub(crate) struct Panel {
     pub about: About,
     pub unit: Unit,
     pub kind: PanelKind,
-    /// The curves of the two sides (mostly one each; of several the mean is taken), and what tells
-    /// the sides apart: `Latin: es+fr`.
-    pub curves: [Vec<usize>; 2],
+    /// What tells the sides apart: `Latin: es+fr`. Of several mixtures the mean is taken.
     pub names: [String; 2],
     /// Further curves of the same kind to draw beside them, such as the mixture of both scripts.
     pub beside: Vec<(usize, String)>,
@@ -161,10 +159,10 @@ pub(crate) struct Inclusion {
     pub unit: Unit,
     pub n: i64,
     pub lang: String,
-    /// Curves of mixtures with the language and without it, paired place by place: of all pairs, the
-    /// nearest in their languages.
-    pub with: Vec<usize>,
-    pub without: Vec<usize>,
+    /// The mixtures with the language and without it, by their other languages, paired place by
+    /// place: of all pairs, the nearest.
+    pub with: Vec<String>,
+    pub without: Vec<String>,
     /// How the mixtures of a pair differ: `the language alone`, `as many languages`, or `languages
     /// and their number`.
     pub pairing: &'static str,
@@ -276,9 +274,6 @@ pub(crate) struct Variance {
     pub parts: Vec<VariancePart>,
     /// Share that no factor explains: run to run where there are replicates.
     pub residual: f64,
-    pub observations: usize,
-    /// Runs per design point; 1 means that the residual holds the highest interaction too.
-    pub replicates: usize,
     pub note: String,
 }
 
@@ -288,7 +283,6 @@ pub(crate) struct VariancePart {
     /// Share of the total variance.
     pub share: f64,
     pub interval: Option<(f64, f64)>,
-    pub degrees_of_freedom: f64,
 }
 
 /// A score that does not fit its neighbours.
@@ -403,9 +397,8 @@ pub(crate) struct Expected {
     pub metric: String,
     pub unit: Unit,
     pub lang: String,
-    /// The curve and n that it is read from.
+    /// The curve that it is read from.
     pub curve: usize,
-    pub n: f64,
     /// Lies outside the grid, or is of a language that the scores do not hold.
     pub extrapolated: bool,
     pub value: f64,

@@ -14,7 +14,8 @@ pub(crate) fn all(analysis: &Analysis) -> Vec<Table> {
     let (of, keys) = (&analysis.further, Keys::new(analysis));
     let curves = OfCurves { analysis, keys };
     let tables = [
-        panels(of),
+        panels(of, PanelKind::Scripts),
+        panels(of, PanelKind::Settings),
         best(of),
         matrix(of),
         matrix_means(of),
@@ -83,7 +84,7 @@ fn count(value: Option<usize>) -> Cell {
     value.map_or(Cell::Empty, |value| Cell::Count(value as i64))
 }
 
-fn panels(further: &Further) -> Table {
+fn panels(further: &Further, kind: PanelKind) -> Table {
     let columns = [
         key(&ABOUT),
         key(&[
@@ -97,7 +98,7 @@ fn panels(further: &Further) -> Table {
         remark(&TEST),
     ];
     let mut rows = Vec::new();
-    for panel in &further.panels {
+    for panel in further.panels.iter().filter(|panel| panel.kind == kind) {
         for point in &panel.points {
             let means = [
                 ("mean_non_en", point.non_english.as_ref()),
@@ -113,9 +114,11 @@ fn panels(further: &Further) -> Table {
             }
         }
     }
-    let caption =
-        "Mixtures side by side at the same n: scripts, and single-task against multi-task";
-    table("panels", caption, columns.concat(), rows)
+    let (name, caption) = match kind {
+        PanelKind::Scripts => ("script_panels", "Latin against other scripts at the same n"),
+        PanelKind::Settings => ("single_multi", "Single-task against multi-task at the same n"),
+    };
+    table(name, caption, columns.concat(), rows)
 }
 
 fn panel_cells(panel: &Panel) -> Vec<Cell> {
@@ -212,7 +215,7 @@ fn inclusions(further: &Further) -> Table {
             ("transfer_ratio", "Transfer ratio"),
         ]),
         remark(&TEST),
-        remark(&[("withheld", "Ratio withheld")]),
+        remark(&[("withheld", "Ratio withheld"), ("with", "With"), ("without", "Without")]),
     ];
     let line = |one: &Inclusion| {
         let mut cells = about(&one.about);
@@ -230,11 +233,12 @@ fn inclusions(further: &Further) -> Table {
         cells.extend(effect[1..].iter().cloned());
         let withheld = ratio.and_then(|ratio| ratio.withheld.as_ref());
         cells.push(withheld.map_or(Cell::Empty, Cell::text));
+        cells.extend([&one.with, &one.without].map(|names| Cell::Text(names.join(", "))));
         row(cells)
     };
     let caption = "Zero-shot against direct: a language without and with examples of its own";
     let rows = further.inclusions.iter().map(line).collect();
-    table("inclusion", caption, columns.concat(), rows)
+    table("zero_shot_direct", caption, columns.concat(), rows)
 }
 
 fn pareto(analysis: &Analysis) -> Table {
@@ -281,7 +285,7 @@ fn variance(further: &Further) -> Table {
             ]));
         }
     }
-    table("variance", "What the scores vary with", columns.concat(), rows)
+    table("variance_shares", "What the scores vary with", columns.concat(), rows)
 }
 
 fn noise(further: &Further) -> Table {
@@ -399,7 +403,7 @@ impl OfCurves<'_> {
             self.row(one.curve, Some(one.n), cells)
         });
         let caption = "In which language the answers are";
-        table("fidelity", caption, columns.concat(), rows.collect())
+        table("language_fidelity", caption, columns.concat(), rows.collect())
     }
 
     fn extraction(&self) -> Table {
@@ -474,7 +478,7 @@ impl OfCurves<'_> {
             self.row(one.curve, None, cells)
         });
         let caption = "Whether unseen languages follow the seen ones along n";
-        table("following", caption, columns.concat(), rows.collect())
+        table("seen_unseen_correlation", caption, columns.concat(), rows.collect())
     }
 
     fn gaps(&self) -> Table {

@@ -8,7 +8,6 @@ use ::statistics::RunSpread;
 
 use crate::analyse::{Curve, Point};
 use crate::bootstrap::{Draws, Estimate, Statistic};
-use crate::further::About;
 use crate::noise;
 use crate::quantity::{Basis, Contrast, Test};
 
@@ -107,10 +106,6 @@ impl<'a> Ground<'a> {
 
     pub fn draws_of(&self, curve: usize) -> &Draws<'a> {
         &self.draws[self.curves[curve].place.0]
-    }
-
-    pub fn about(&self, curve: usize) -> About {
-        self.curves[curve].about()
     }
 
     /// The curves of each task, metric, model, setting and variant: those whose languages alone

@@ -110,6 +110,7 @@ fn inclusion(ground: &Ground, family: &[usize], n: i64, lang: &str) -> Option<In
     };
     let (with, without) = (terms(&|pair| pair.1, 1.0), terms(&|pair| pair.2, 1.0));
     let effect = ground.contrast(&[with.clone(), terms(&|pair| pair.2, -1.0)].concat(), &over)?;
+    let name = |at: usize| ground.curve(at).series.others().join("+");
     let base = ground.base_of(pairs[0].1);
     let first = ground.curve(pairs[0].1);
     Some(Inclusion {
@@ -117,8 +118,8 @@ fn inclusion(ground: &Ground, family: &[usize], n: i64, lang: &str) -> Option<In
         unit: first.unit,
         n,
         lang: lang.to_string(),
-        with: pairs.iter().map(|pair| pair.1).collect(),
-        without: pairs.iter().map(|pair| pair.2).collect(),
+        with: pairs.iter().map(|pair| name(pair.1)).collect(),
+        without: pairs.iter().map(|pair| name(pair.2)).collect(),
         pairing: nearest.name(),
         base: base.and_then(|place| ground.estimate(place, &over)),
         zero_shot: ground.estimate_of(&without, &over)?,

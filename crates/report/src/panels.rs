@@ -111,7 +111,7 @@ fn make(
             .map(|one| &mut one.test)
     }));
     let (about, unit, best) = (first.about(), first.unit, sides.best());
-    Panel { about, unit, kind, names, beside, points, best, curves }
+    Panel { about, unit, kind, names, beside, points, best }
 }
 
 /// The two sides of a panel.

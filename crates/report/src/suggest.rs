@@ -294,7 +294,6 @@ fn expected(ground: &Ground, at: usize, n: f64, lang: &str, over: &Over) -> Opti
         unit: curve.unit,
         lang: lang.to_string(),
         curve: at,
-        n,
         extrapolated: false,
         value: within(value),
         interval: interval.map(|(low, high)| (within(low), within(high))),

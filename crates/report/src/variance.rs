@@ -247,7 +247,6 @@ fn shares(
             factors: component.term.clone(),
             share: component.share,
             interval: Some((component.interval.low, component.interval.high)),
-            degrees_of_freedom: component.degrees_of_freedom,
         })
         .collect();
     Some(Variance {
@@ -255,8 +254,6 @@ fn shares(
         response,
         residual: parts.last().map_or(0.0, |part| part.share),
         parts,
-        observations: found.observations,
-        replicates: (found.observations / found.cells.max(1)).max(1),
         note,
     })
 }

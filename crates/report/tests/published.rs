@@ -126,7 +126,7 @@ fn a_rank_correlation_of_two_thirds_over_eight_points_is_no_evidence() {
     // "With 8 grid points a Spearman of .67 has p = .07 two-sided": .071 by Student's t; .083 when
     // all 40,320 orders are gone through with the ties as they are.
     let wanted = [("task", "IF"), ("model", "aya-7b"), ("setting", "single"), ("train_langs", ALL)];
-    let row = one("following", &wanted);
+    let row = one("seen_unseen_correlation", &wanted);
     assert!((number(&row, "spearman") - 0.667).abs() < 0.001 && row["points"] == "8", "{row:?}");
     let p = number(&row, "p");
     assert!(p > 0.06 && p < 0.09 && row["exact"] == "exact", "{row:?}");
@@ -137,7 +137,7 @@ fn a_rank_correlation_of_two_thirds_over_eight_points_is_no_evidence() {
 fn no_variable_alone_explains_the_scores() {
     // The study's sixth finding. Over all tasks, the interactions of two factors hold more than any
     // one factor.
-    let rows = rows("variance", &[("of", "all tasks")]);
+    let rows = rows("variance_shares", &[("of", "all tasks")]);
     let share = |row: &Record| number(row, "share");
     let factors = || rows.iter().filter(|row| row["factors"] != "further interactions and runs");
     let together: f64 = factors().filter(|row| row["factors"].contains('×')).map(share).sum();

@@ -8,6 +8,7 @@ use super::blocks::{HtmlCell, HtmlRow, HtmlTable, badge, number};
 use crate::analyse::{Analysis, Curve, Measure, Point};
 use crate::drill::{Drill, Names};
 use crate::findings::{Finding, Verdict};
+use crate::further::Suggestion;
 use crate::words::{self, Unit};
 
 /// Answers of a question that stand open; the others are folded away.
@@ -175,9 +176,12 @@ fn told(finding: &Finding, about: bool) -> Told {
     }
 }
 
-/// The suggested mixture: what of each language, and what to expect of it.
-pub(super) fn suggestion(analysis: &Analysis) -> Option<HtmlTable> {
-    let suggestion = analysis.answers.suggestion.as_ref()?;
+/// The suggested mixtures: what of each language, and what to expect of it.
+pub(super) fn suggestions(analysis: &Analysis) -> Vec<HtmlTable> {
+    analysis.answers.suggestions.iter().filter_map(suggestion).collect()
+}
+
+fn suggestion(suggestion: &Suggestion) -> Option<HtmlTable> {
     let text = |text: String| HtmlCell { text, ..HtmlCell::default() };
     let figure = |text: String, interval: String| HtmlCell {
         text,
@@ -246,7 +250,12 @@ pub(super) fn suggestion(analysis: &Analysis) -> Option<HtmlTable> {
     };
     Some(HtmlTable {
         caption: format!(
-            "{} examples in all.{beyond}",
+            "{}{} examples a task beside the English ones.{beyond}",
+            if suggestion.about.is_empty() {
+                String::new()
+            } else {
+                format!("{}: ", suggestion.about)
+            },
             artifact::text::count(suggestion.budget.unsigned_abs())
         ),
         file: String::new(),

@@ -151,7 +151,7 @@ fn inclusion(one: &Inclusion) -> Row {
 }
 
 fn ratio(ratio: &Ratio) -> String {
-    match (ratio.value, ratio.interval, ratio.withheld) {
+    match (ratio.value, ratio.interval, &ratio.withheld) {
         (Some(value), interval, None) => {
             let ends = interval.map(|ends| format!(" ({})", Unit::Percent.interval(ends)));
             Unit::Percent.value(value).replace('-', "−") + &ends.unwrap_or_default()
