@@ -83,10 +83,14 @@ impl<'a> Draws<'a> {
         self.drawn.estimate(statistic, options).ok().map(Estimate::from_crate)
     }
 
-    /// The statistic draw by draw: the same draws for every statistic. `None` where nothing could be
-    /// resampled.
-    pub fn values(&self, statistic: &Statistic, spread: Option<RunSpread>) -> Option<Vec<f64>> {
-        self.drawn.values(statistic, runs(spread)).ok()
+    /// Statistics draw by draw, over the same items; with a spread each is of a run of its own.
+    /// `None` where nothing could be resampled.
+    pub fn values(
+        &self,
+        statistics: &[Statistic],
+        spread: Option<RunSpread>,
+    ) -> Option<Vec<Vec<f64>>> {
+        self.drawn.values(statistics, runs(spread)).ok()
     }
 
     /// The spread of single runs that several statistics have in common.

@@ -74,12 +74,11 @@ fn combined(ground: &Ground, lines: usize, words: usize, n: i64, over: &Over) ->
     let harmonic = |a: f64, b: f64| if a + b > 0.0 { 2.0 * a * b / (a + b) } else { 0.0 };
     let estimate = |curve: usize| ground.estimate(Place { curve, n }, over);
     let (a, b) = (estimate(lines)?, estimate(words)?);
-    let draws = |curve: usize| {
-        let statistic = over.statistic(ground.point(Place { curve, n })?)?;
-        ground.draws_of(curve).values(&statistic, None)
-    };
-    let interval = draws(lines).zip(draws(words)).and_then(|(a, b)| {
-        let mut both: Vec<f64> = a.iter().zip(&b).map(|(a, b)| harmonic(*a, *b)).collect();
+    let statistic = |curve: usize| over.statistic(ground.point(Place { curve, n })?);
+    let draws = ground.draws_of(lines).values(&[statistic(lines)?, statistic(words)?], None);
+    let interval = draws.and_then(|draws| {
+        let pairs = draws[0].iter().zip(&draws[1]);
+        let mut both: Vec<f64> = pairs.map(|(a, b)| harmonic(*a, *b)).collect();
         both.retain(|value| value.is_finite());
         both.sort_unstable_by(f64::total_cmp);
         (!both.is_empty()).then(|| (quantile(&both, 0.025), quantile(&both, 0.975)))

@@ -96,21 +96,25 @@ fn on_front(plane: &[(f64, f64)]) -> Vec<bool> {
 
 /// Share of the draws in which each is on the front; `None` where nothing was resampled.
 fn shares(ground: &Ground, candidates: &[Candidate]) -> Option<Vec<f64>> {
-    let draws = |one: &Candidate, over: &Over| {
-        let statistic = over.statistic(ground.point(one.place)?)?;
-        let values = ground.draws_of(one.place.curve).values(&statistic, None)?;
-        Some(values.into_iter().take(DRAWS).collect::<Vec<f64>>())
+    let of = |one: &Candidate| {
+        let point = ground.point(one.place)?;
+        let statistics = [one.english.statistic(point)?, one.others.statistic(point)?];
+        let values = ground.draws_of(one.place.curve).values(&statistics, None)?;
+        let [english, others] = <[Vec<f64>; 2]>::try_from(values).ok()?;
+        Some((cut(english), cut(others)))
     };
-    let drawn: Vec<(Vec<f64>, Vec<f64>)> = candidates
-        .iter()
-        .map(|one| Some((draws(one, &one.english)?, draws(one, &one.others)?)))
-        .collect::<Option<_>>()?;
+    let drawn: Vec<(Vec<f64>, Vec<f64>)> = candidates.iter().map(of).collect::<Option<_>>()?;
     let count = drawn.iter().map(|(english, _)| english.len()).min()?;
     let front =
         |draw: usize| on_front(&drawn.iter().map(|(x, y)| (x[draw], y[draw])).collect::<Vec<_>>());
     let fronts: Vec<Vec<bool>> = (0..count).into_par_iter().map(front).collect();
     let share = |at: usize| fronts.iter().filter(|front| front[at]).count() as f64 / count as f64;
     Some((0..candidates.len()).map(share).collect())
+}
+
+fn cut(mut draws: Vec<f64>) -> Vec<f64> {
+    draws.truncate(DRAWS);
+    draws
 }
 
 #[cfg(test)]

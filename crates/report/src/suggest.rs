@@ -6,9 +6,6 @@
 //! over the others stands out of the noise.
 
 use ::statistics::{Response, Series, choose};
-use artifact::hash::draw_key;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::answers::capital;
 use crate::findings::Verdict;
@@ -181,27 +178,31 @@ fn scored(ground: &Ground, group: &[usize]) -> Vec<String> {
 
 /// The mixtures of a group, each with the tasks that it was measured on; those of the most tasks.
 fn candidates(ground: &Ground, group: &[usize], targets: &[String], budget: i64) -> Vec<Candidate> {
-    let mut all: Vec<Candidate> = Vec::new();
     let over = Over::Mean(targets.to_vec());
-    for &at in group {
-        let curve = ground.curve(at);
-        let langs = curve.series.others();
-        let largest = curve.points.last().map_or(0, |point| point.n) as f64;
-        if langs.is_empty() || targets.is_empty() {
-            continue;
-        }
-        let share = (budget as f64 / langs.len() as f64).floor();
-        let n = share.min(largest);
-        let Some(found) = predict(ground, at, &over, n) else { continue };
-        let width = curve.scale.width().unwrap_or(1.0);
-        let scaled = Predicted {
-            curve: at,
-            value: found.0 / width,
-            draws: found.1.map(|draws| draws.iter().map(|value| value / width).collect()),
-        };
-        match all.iter_mut().find(|one| one.langs == langs && one.n == n) {
-            Some(candidate) => candidate.tasks.push(scaled),
-            None => all.push(Candidate { langs, n, capped: share > n, tasks: vec![scaled] }),
+    let mut all: Vec<Candidate> = Vec::new();
+    for of_task in group.chunk_by(|&a, &b| ground.curve(a).task == ground.curve(b).task) {
+        let wanted: Vec<(usize, f64, bool)> = of_task
+            .iter()
+            .filter(|_| !targets.is_empty())
+            .filter_map(|&at| {
+                let curve = ground.curve(at);
+                let langs = curve.series.others().len();
+                let largest = curve.points.last().map_or(0, |point| point.n) as f64;
+                let share = (budget as f64 / langs as f64).floor();
+                (langs > 0).then(|| (at, share.min(largest), share > largest))
+            })
+            .collect();
+        let places: Vec<(usize, f64)> = wanted.iter().map(|&(at, n, _)| (at, n)).collect();
+        for (&(at, n, capped), found) in wanted.iter().zip(predict(ground, &places, &over)) {
+            let Some((value, draws)) = found else { continue };
+            let (curve, width) = (ground.curve(at), ground.curve(at).scale.width().unwrap_or(1.0));
+            let draws = draws.map(|draws| draws.iter().map(|value| value / width).collect());
+            let task = Predicted { curve: at, value: value / width, draws };
+            let langs = curve.series.others();
+            match all.iter_mut().find(|one| one.langs == langs && one.n == n) {
+                Some(candidate) => candidate.tasks.push(task),
+                None => all.push(Candidate { langs, n, capped, tasks: vec![task] }),
+            }
         }
     }
     let most = all.iter().map(|one| one.tasks.len()).max().unwrap_or(0);
@@ -209,15 +210,38 @@ fn candidates(ground: &Ground, group: &[usize], targets: &[String], budget: i64)
     all
 }
 
-/// A number at n from its curve, with its draws.
-fn predict(ground: &Ground, at: usize, over: &Over, n: f64) -> Option<(f64, Option<Vec<f64>>)> {
-    let (series, places) = series(ground, at, over)?;
-    let draws: Option<Vec<Vec<f64>>> =
-        places.iter().map(|&place| draws(ground, place, over)).collect();
-    match draws.and_then(|draws| Response::new(&series, &draws).ok()) {
-        Some(response) => Some((response.at(n, 0.95).ok()?.value, Some(response.draws_at(n)))),
-        None => plain(&series, n).map(|value| (value, None)),
-    }
+/// A number at some n, and its draws where there are any.
+type Prediction = (f64, Option<Vec<f64>>);
+
+/// A number at an n of each of several curves of one task. All are drawn at once, so that every
+/// measured point is a run of its own.
+fn predict(ground: &Ground, places: &[(usize, f64)], over: &Over) -> Vec<Option<Prediction>> {
+    let known: Vec<Option<(Series, Vec<Place>)>> =
+        places.iter().map(|&(at, _)| series(ground, at, over)).collect();
+    let measured: Vec<Place> = known.iter().flatten().flat_map(|one| one.1.clone()).collect();
+    let mut draws = draws(ground, &measured, over).map(Vec::into_iter);
+    let one = |((_, n), known): (&(usize, f64), &Option<(Series, Vec<Place>)>)| {
+        let (series, own) = known.as_ref()?;
+        let drawn: Option<Vec<Vec<f64>>> =
+            draws.as_mut().map(|draws| draws.by_ref().take(own.len()).collect());
+        match drawn.and_then(|drawn| Response::new(series, &drawn).ok()) {
+            Some(response) => {
+                Some((response.at(*n, 0.95).ok()?.value, Some(response.draws_at(*n))))
+            }
+            None => plain(series, *n).map(|value| (value, None)),
+        }
+    };
+    places.iter().zip(&known).map(one).collect()
+}
+
+fn draws(ground: &Ground, places: &[Place], over: &Over) -> Option<Vec<Vec<f64>>> {
+    let first = *places.first()?;
+    let statistics: Vec<_> =
+        places.iter().map(|&place| over.statistic(ground.point(place)?)).collect::<Option<_>>()?;
+    let spread = ground.spread_of(&[(1.0, first)], over).map(|one| one.0);
+    let mut all = ground.draws_of(first.curve).values(&statistics, spread)?;
+    all.iter_mut().for_each(|draws| draws.truncate(DRAWS));
+    Some(all)
 }
 
 /// The best curve at n; between two points and no more, the line between them.
@@ -231,54 +255,9 @@ fn plain(series: &Series, n: f64) -> Option<f64> {
     Some(series.value[before] * (1.0 - part) + series.value[next] * part)
 }
 
-/// Draws of a number at a place: its items as everywhere, its run independent of other places'.
-fn draws(ground: &Ground, place: Place, over: &Over) -> Option<Vec<f64>> {
-    let statistic = over.statistic(ground.point(place)?)?;
-    let spread = ground.spread_of(&[(1.0, place)], over).map(|one| one.0);
-    let draws = ground.draws_of(place.curve);
-    let items = draws.values(&statistic, Some(Default::default()));
-    let Some(spread) = spread else { return items.map(cut) };
-    let estimate = draws.estimate(&statistic, None)?;
-    let centre = items.unwrap_or_else(|| vec![estimate.value; DRAWS]);
-    let sd = (spread.variance / estimate.seeds.max(1) as f64).sqrt();
-    let task = &ground.curve(place.curve).task;
-    let key = draw_key(ground.seed, task, &format!("suggest {} {}", place.curve, place.n));
-    let mut random = Student::new(key, spread.degrees_of_freedom);
-    Some(cut(centre).into_iter().map(|value| value + sd * random.next()).collect())
-}
-
-fn cut(mut draws: Vec<f64>) -> Vec<f64> {
-    draws.truncate(DRAWS);
-    draws
-}
-
-/// Student variates: normal ones (Box and Muller) over the root of a χ² (Wilson and Hilferty 1931).
-struct Student {
-    random: ChaCha8Rng,
-    degrees_of_freedom: f64,
-}
-
-impl Student {
-    fn new(key: [u8; 32], degrees_of_freedom: f64) -> Student {
-        Student { random: ChaCha8Rng::from_seed(key), degrees_of_freedom }
-    }
-
-    fn normal(&mut self) -> f64 {
-        let mut uniform = || ((self.random.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        let (a, b) = (uniform(), uniform());
-        (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
-    }
-
-    fn next(&mut self) -> f64 {
-        let small = 2.0 / (9.0 * self.degrees_of_freedom);
-        let cube_root = (1.0 - small + self.normal() * small.sqrt()).max(0.05);
-        self.normal() / cube_root.powf(1.5)
-    }
-}
-
 fn expected(ground: &Ground, at: usize, n: f64, lang: &str, over: &Over) -> Option<Expected> {
     let curve = ground.curve(at);
-    let (value, draws) = predict(ground, at, over, n)?;
+    let (value, draws) = predict(ground, &[(at, n)], over).pop()??;
     let interval = draws.map(|mut draws| {
         draws.sort_unstable_by(f64::total_cmp);
         let end = |level| ::statistics::quantile(&draws, level);
