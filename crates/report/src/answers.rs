@@ -110,14 +110,14 @@ fn inclusion(family: &[&Inclusion]) -> Option<Finding> {
     let largest = family.iter().map(|one| one.n).max()?;
     let last: Vec<&&Inclusion> = family.iter().filter(|one| one.n == largest).collect();
     let unit = last.first()?.unit;
-    let told = |one: &&&Inclusion| {
+    let told = |one: &&Inclusion| {
         let interval = interval(one.effect.estimate.interval, unit);
         let by = unit.signed(one.effect.estimate.value);
         format!("{} {by}{interval}", words::language(&one.lang))
     };
     let of = |wanted: &dyn Fn(Verdict) -> bool| {
-        let kept = last.iter().filter(|one| wanted(one.effect.test.verdict()));
-        list(&kept.map(|one| told(&one)).collect::<Vec<_>>())
+        let kept = last.iter().copied().filter(|one| wanted(one.effect.test.verdict()));
+        list(&kept.map(told).collect::<Vec<_>>())
     };
     let clear = of(&|verdict| matches!(verdict, Verdict::Clear | Verdict::OneRun));
     let noise = of(&|verdict| verdict == Verdict::WithinNoise);

@@ -212,23 +212,22 @@ fn candidates(ground: &Ground, group: &[usize], targets: &[String], budget: i64)
 
 /// A number at some n, and its draws where there are any.
 type Prediction = (f64, Option<Vec<f64>>);
+/// A curve's points with their places, where there are enough.
+type Known = Option<(Series, Vec<Place>)>;
 
 /// A number at an n of each of several curves of one task. All are drawn at once, so that every
 /// measured point is a run of its own.
 fn predict(ground: &Ground, places: &[(usize, f64)], over: &Over) -> Vec<Option<Prediction>> {
-    let known: Vec<Option<(Series, Vec<Place>)>> =
-        places.iter().map(|&(at, _)| series(ground, at, over)).collect();
+    let known: Vec<Known> = places.iter().map(|&(at, _)| series(ground, at, over)).collect();
     let measured: Vec<Place> = known.iter().flatten().flat_map(|one| one.1.clone()).collect();
     let mut draws = draws(ground, &measured, over).map(Vec::into_iter);
-    let one = |((_, n), known): (&(usize, f64), &Option<(Series, Vec<Place>)>)| {
+    let one = |(&(_, n), known): (&(usize, f64), &Known)| {
         let (series, own) = known.as_ref()?;
         let drawn: Option<Vec<Vec<f64>>> =
             draws.as_mut().map(|draws| draws.by_ref().take(own.len()).collect());
         match drawn.and_then(|drawn| Response::new(series, &drawn).ok()) {
-            Some(response) => {
-                Some((response.at(*n, 0.95).ok()?.value, Some(response.draws_at(*n))))
-            }
-            None => plain(series, *n).map(|value| (value, None)),
+            Some(response) => Some((response.at(n, 0.95).ok()?.value, Some(response.draws_at(n)))),
+            None => plain(series, n).map(|value| (value, None)),
         }
     };
     places.iter().zip(&known).map(one).collect()
