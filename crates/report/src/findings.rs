@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::analyse::{Change, Curve, Language, Measure, Point};
+use crate::analyse::{Analysis, Change, Curve, Language, Measure, Point};
 use crate::read::Group;
 use crate::words::{self, Unit, list};
 
@@ -45,6 +45,12 @@ pub struct Finding {
     pub verdict: Verdict,
     /// The sentence, with its numbers.
     pub text: String,
+}
+
+/// The findings of every task's headline metric, series by series.
+pub(crate) fn findings(analysis: &Analysis) -> Vec<Finding> {
+    let headlines = analysis.curves.iter().filter(|curve| curve.headline);
+    headlines.flat_map(|curve| of_curve(curve, analysis.baseline)).collect()
 }
 
 /// The findings of one curve.

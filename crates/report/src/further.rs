@@ -4,6 +4,8 @@
 //! `curve` is always a place in `Analysis::curves`; a language at one n of a curve is found by
 //! `Analysis::language`.
 
+use serde::Serialize;
+
 use crate::bootstrap::Estimate;
 use crate::findings::{Finding, Verdict};
 use crate::quantity::{Contrast, Test};
@@ -369,10 +371,13 @@ pub(crate) struct Answers {
 }
 
 /// One question and the sentences that answer it, each with its verdict.
-pub(crate) struct Question {
-    /// Stable, to link to: `bought`, `unseen`, `plateau`, `noise`, `next`, `mixture`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Question {
+    /// Stable, to link to: `bought`, `unseen`, `plateau`, `variance`, `noise`, `next`, `mixture`.
     pub id: &'static str,
+    /// As a reader asks it.
     pub question: String,
+    /// Its answers, each with its numbers.
     pub answers: Vec<Finding>,
 }
 

@@ -63,6 +63,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use findings::{Finding, Verdict};
+pub use further::Question;
 pub use tables::KeyTable;
 
 /// Settings of the report stage.
@@ -154,7 +155,9 @@ pub struct Summary {
     pub runs: usize,
     /// Languages scored.
     pub languages: usize,
-    /// What the run shows, sentence by sentence.
+    /// The questions that the results answer.
+    pub answers: Vec<Question>,
+    /// What each series shows, sentence by sentence.
     pub findings: Vec<Finding>,
     /// What could not be computed, and why.
     pub notes: Vec<String>,
@@ -162,26 +165,24 @@ pub struct Summary {
     pub key_table: KeyTable,
 }
 
-/// Findings that a terminal shows before it points to the page.
-const FINDINGS_SHOWN: usize = 20;
+/// Answers to a question that a terminal shows before it points to the page.
+const ANSWERS_SHOWN: usize = 6;
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.key_table.to_terminal())?;
-        let shown = &self.findings[..self.findings.len().min(FINDINGS_SHOWN)];
-        for group in shown.chunk_by(|a, b| a.about == b.about) {
-            writeln!(f, "\n{}", group[0].about)?;
-            for finding in group {
-                let lines = words::wrap(&format!("{}: {}", finding.topic, finding.text), 100);
-                writeln!(f, "  {:<12}  {}", finding.verdict, lines.join("\n                "))?;
+        for question in &self.answers {
+            writeln!(f, "\n{}", question.question)?;
+            let shown = &question.answers[..question.answers.len().min(ANSWERS_SHOWN)];
+            for answer in shown {
+                let text = format!("{}: {}", answer.about, answer.text);
+                let lines = words::wrap(&text, 100);
+                writeln!(f, "  {:<16}  {}", answer.verdict, lines.join("\n                    "))?;
             }
-        }
-        if self.findings.len() > shown.len() {
-            writeln!(
-                f,
-                "\n… and {} more findings in index.html",
-                self.findings.len() - shown.len()
-            )?;
+            if question.answers.len() > shown.len() {
+                let left = question.answers.len() - shown.len();
+                writeln!(f, "  … and {left} more in index.html")?;
+            }
         }
         for note in &self.notes {
             writeln!(f, "\nnote: {note}")?;
@@ -207,8 +208,7 @@ pub fn run(
     let input = read::read(scores, config, ctx)?;
     let arranged = arrange::arrange(&input, config)?;
     let analysis = analyse::analyse(&arranged, config, ctx)?;
-    let questions = &analysis.answers.questions;
-    let findings = questions.iter().flat_map(|one| one.answers.clone()).collect();
+    let findings = findings::findings(&analysis);
     let cells = samples::collect(config.samples.as_ref(), &input, &analysis, ctx)?;
     let tables = tables::all(&analysis);
     tables.write(&analysis, out)?;
@@ -219,6 +219,7 @@ pub fn run(
         rows: input.count as u64,
         runs: input.runs(),
         languages: input.langs.list.len(),
+        answers: analysis.answers.questions.clone(),
         findings,
         notes: analysis.notes.clone(),
         key_table: tables.key.clone(),

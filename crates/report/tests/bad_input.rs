@@ -150,7 +150,8 @@ fn missing_cells_are_named_and_the_rest_computed() {
     assert!(
         notes(&made).contains("at 1 points the languages were not all scored in the same runs")
     );
-    let next = made.summary.findings.iter().find(|one| one.topic == "Missing cells").unwrap();
+    let mut answers = made.summary.answers.iter().flat_map(|question| &question.answers);
+    let next = answers.find(|one| one.topic == "Missing cells").unwrap();
     assert!(next.text.contains("n = 50 lacks th"), "{}", next.text);
     let means = made.table("perf_to_en");
     assert!(means[1]["note"].contains("other languages than the baseline"), "{means:?}");
