@@ -270,7 +270,12 @@ fn plateau_of(curve: &Curve, plateaus: &[&Plateau]) -> Option<Finding> {
     if sentences.is_empty() {
         return None;
     }
-    let sure = plateaus.iter().any(|one| one.shape == Shape::LevelsOff && one.high.is_some());
+    let settled = |one: &&Plateau| match one.shape {
+        Shape::LevelsOff => one.high.is_some(),
+        Shape::StillRising | Shape::Falls => true,
+        Shape::Flat | Shape::Undetermined => false,
+    };
+    let sure = plateaus.iter().any(settled);
     let verdict = if sure { Verdict::Clear } else { Verdict::WithinNoise };
     let text = capital(&sentences.join("; ")) + ".";
     Some(Finding { about: about(curve), topic: "Levelling off", verdict, text })

@@ -52,11 +52,15 @@ fn cells(ground: &Ground, at: usize) -> Vec<Outlier> {
         .map(|(score, expected)| score - expected)
         .collect();
     let width = points.len();
-    let least = scale(&departures).max(resolution(scores.iter().flatten().copied()) / 2.0);
+    // What the lines and the shared parts have fitted away is given back to the spread.
+    let (count, fitted) = (langs.len() * width, 2 * langs.len() + width);
+    let freedom = count.saturating_sub(fitted).max(1) as f64;
+    let given_back = (count as f64 / freedom).sqrt();
+    let resolution = resolution(scores.iter().flatten().copied());
+    let least = (given_back * scale(&departures)).max(resolution / 2.0);
     // A language of its own few points says little of its own spread: half its, half the curve's.
     let own = |of_language: &[f64]| (scale(of_language) / 2.0 + least / 2.0).max(least);
     let scales: Vec<f64> = departures.chunks(width).map(own).collect();
-    let freedom = ((langs.len() - 1) * (width - 2)) as f64;
     let mut all: Vec<Outlier> = departures
         .iter()
         .enumerate()

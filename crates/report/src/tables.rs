@@ -249,6 +249,7 @@ fn differences(analysis: &Analysis) -> Table {
     }
     columns.extend([
         Column::remark("p", "p"),
+        Column::remark("p_bh", "p (BH)"),
         Column::remark("p_holm", "p (Holm)"),
         Column::remark("verdict", "Verdict"),
     ]);
@@ -278,6 +279,7 @@ fn differences(analysis: &Analysis) -> Table {
                 Cell::difference(Some(&change.estimate), unit),
             ]);
             cells.push(Cell::probability(change.test.p));
+            cells.push(Cell::probability(change.test.p_bh));
             cells.extend(test_cells(Some(&change.test)));
             rows.push(Row { curve: at, cells });
         }

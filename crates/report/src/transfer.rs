@@ -56,12 +56,14 @@ pub(crate) fn write(analysis: &Analysis, path: &Path) -> Result<()> {
         float("value", |row| Some(row.language.measure.estimate.value)),
         float("low", |row| row.interval().map(|ends| ends.0)),
         float("high", |row| row.interval().map(|ends| ends.1)),
+        float("standard_error", |row| row.language.measure.estimate.error),
         whole("seeds", |row| row.language.measure.estimate.seeds as i64),
         whole("items", |row| row.language.measure.estimate.items as i64),
         float("difference", |row| row.change(|change| Some(change.estimate.value))),
         float("difference_low", |row| row.change(|change| Some(change.estimate.interval?.0))),
         float("difference_high", |row| row.change(|change| Some(change.estimate.interval?.1))),
         float("difference_p", |row| row.change(|change| change.test.p)),
+        float("difference_p_bh", |row| row.change(|change| change.test.p_bh)),
         float("difference_p_holm", |row| row.change(|change| change.test.p_holm)),
         text("verdict", |row| {
             row.change(|change| Some(change.test.verdict().to_string())).unwrap_or_default()
