@@ -33,7 +33,7 @@ test: build
 bench:
 	$(PYTHON) benches/ingest.py
 	$(PYTHON) benches/train.py
-	$(PYTHON) benches/tokenize.py
+	$(PYTHON) benches/encode.py
 	$(PYTHON) benches/eval.py
 	$(PYTHON) benches/report.py
 

@@ -37,18 +37,23 @@ pub struct ByteLevel {
     /// Any added token, the longest first; none where there are none.
     added: Option<Regex>,
     added_ids: HashMap<String, u32>,
-    /// Words other than spaces.
-    words: Regex,
-    is_nfc: bool,
+    rules: Rules,
     /// Each byte's character in the model's alphabet.
     alphabet: [char; 256],
     known: Vec<RwLock<HashMap<Box<[u8]>, Word>>>,
     state: RandomState,
 }
 
-impl ByteLevel {
-    /// For a definition (`tokenizer.json`) with these added tokens; `None` where it is not covered.
-    pub fn new(json: &Value, tokenizer: &tokenizers::Tokenizer) -> Option<Self> {
+/// What of a definition says that it is covered, and how it cuts a text.
+pub struct Rules {
+    /// Words other than spaces.
+    words: Regex,
+    is_nfc: bool,
+}
+
+impl Rules {
+    /// Of a definition (`tokenizer.json`); `None` where it is not covered.
+    pub fn of(json: &Value) -> Option<Self> {
         let model = &json["model"];
         let plain =
             |value: &Value| value.is_null() || *value == json!("") || *value == json!(false);
@@ -57,10 +62,17 @@ impl ByteLevel {
                 .iter()
                 .all(|name| plain(&model[*name]));
         let is_nfc = json["normalizer"]["type"] == "NFC";
-        let pattern = pattern(&json["pre_tokenizer"])?;
         if model["type"] != "BPE" || !is_plain || !(is_nfc || json["normalizer"].is_null()) {
             return None;
         }
+        let pattern = pattern(&json["pre_tokenizer"])?;
+        Some(Self { words: Regex::new(pattern.strip_suffix(SPACES)?).ok()?, is_nfc })
+    }
+}
+
+impl ByteLevel {
+    /// With the tokenizer's added tokens; `None` where one of them is not covered.
+    pub fn new(rules: Rules, tokenizer: &tokenizers::Tokenizer) -> Option<Self> {
         let mut added_ids = HashMap::new();
         for (id, token) in tokenizer.get_added_tokens_decoder() {
             if token.lstrip || token.rstrip || token.single_word || token.normalized {
@@ -75,8 +87,7 @@ impl ByteLevel {
         Some(Self {
             added,
             added_ids,
-            words: Regex::new(pattern.strip_suffix(SPACES)?).ok()?,
-            is_nfc,
+            rules,
             alphabet: alphabet(),
             known: (0..SHARDS).map(|_| RwLock::default()).collect(),
             state: RandomState::new(),
@@ -85,7 +96,8 @@ impl ByteLevel {
 
     /// Ids of a text; `None` where it must go the long way.
     pub fn encode(&self, text: &str, tokenizer: &tokenizers::Tokenizer) -> Option<Encoded> {
-        if self.is_nfc && !text.is_ascii() && is_nfc_quick(text.chars()) != IsNormalized::Yes {
+        if self.rules.is_nfc && !text.is_ascii() && is_nfc_quick(text.chars()) != IsNormalized::Yes
+        {
             return None;
         }
         let mut out = Encoded::default();
@@ -111,6 +123,7 @@ impl ByteLevel {
         let mut done = 0;
         while done < text.len() {
             let (start, end) = self
+                .rules
                 .words
                 .find_at(text, done)
                 .map_or((text.len(), text.len()), |word| (word.start(), word.end()));

@@ -21,7 +21,7 @@ use tokenizers::{
     normalizers::{Replace, Sequence},
 };
 
-use crate::byte_level::ByteLevel;
+use crate::byte_level::{ByteLevel, Rules};
 
 const ESCAPE: char = '\u{FDD0}';
 
@@ -84,7 +84,7 @@ impl Tokenizer {
             );
         };
         normalise_definition(&mut json);
-        let definition = json.clone();
+        let rules = Rules::of(&json);
         let mut plain: tokenizers::Tokenizer = serde_json::from_value(json).map_err(|error| {
             user(format!("{}: not a tokenizer definition: {error}", path.display()))
         })?;
@@ -103,7 +103,7 @@ impl Tokenizer {
         let stop_ids = stop_ids(folder, &plain, &named)?;
         Ok(Self {
             folder: folder.to_owned(),
-            fast: ByteLevel::new(&definition, &plain),
+            fast: rules.and_then(|rules| ByteLevel::new(rules, &plain)),
             around: around(&plain)?,
             plain,
             escaped: OnceLock::new(),
