@@ -38,6 +38,8 @@ pub struct Encoded {
 pub struct Tokenizer {
     folder: PathBuf,
     plain: tokenizers::Tokenizer,
+    /// One more than the largest id.
+    size: usize,
     /// The short way to the same ids, where there is one.
     fast: Option<ByteLevel>,
     /// Ids that the post-processor puts before and after a text.
@@ -105,6 +107,7 @@ impl Tokenizer {
             folder: folder.to_owned(),
             fast: rules.and_then(|rules| ByteLevel::new(rules, &plain)),
             around: around(&plain)?,
+            size: plain.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1),
             plain,
             escaped: OnceLock::new(),
             special,
@@ -120,7 +123,7 @@ impl Tokenizer {
 
     /// One more than the largest id.
     pub fn size(&self) -> usize {
-        self.plain.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+        self.size
     }
 
     /// Refuses a model whose embedding has fewer rows than there are ids.
