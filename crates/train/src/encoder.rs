@@ -134,7 +134,10 @@ impl Encoder {
     /// The token that ends the assistant's turns by the chat template.
     pub fn end_of_turn(&self) -> Result<u32> {
         let message = |role: &str| Message { role: role.to_owned(), content: "a".to_owned() };
-        let documents = self.chat(&[message("user"), message("assistant")])?;
+        let talk = ["system", "user", "assistant"].map(message);
+        // Some templates take no system message, some none without.
+        let documents =
+            self.chat(&talk[1..]).or_else(|error| self.chat(&talk).map_err(|_| error))?;
         let last = |tokens: &Tokens| {
             let last = tokens.counted.iter().rposition(|&counted| counted)?;
             Some(tokens.ids[last])

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use artifact::{
     Context, bail_user,
     text::{TextTable, count},
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     batches::Plan,
     checkpoint::Identity,
-    config::{BaseModel, Length, Recipe, TrainConfig, TrainData},
+    config::{BaseModel, Length, Objective, Recipe, TrainConfig, TrainData},
     data::{Counts, Dataset, Split},
     encodings::Encoding,
     model::ModelConfig,
@@ -60,6 +60,11 @@ impl Setup {
             BaseModel::Random { init, .. } => init.model_config(&encoder.encoder.tokenizer)?,
         };
         encoder.encoder.tokenizer.check_fits(model.vocab_size)?;
+        if recipe.objective == Objective::Sft {
+            // What the trained model's folder will say; a template that cannot tell must not come out at the end.
+            let of_template = || format!("{}: an answer's end", base.tokenizer().display());
+            encoder.encoder.stop_ids().with_context(of_template)?;
+        }
         let sequence_length = sequence_length(&recipe, model.max_position_embeddings)?;
         let encoding = Encoding {
             encoder: &encoder.encoder,

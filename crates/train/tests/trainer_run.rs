@@ -284,6 +284,29 @@ fn a_sequence_longer_than_the_context_is_refused_before_any_step() {
 }
 
 #[test]
+fn a_template_that_cannot_say_how_an_answer_ends_is_refused_before_any_step() {
+    // It takes the rows, and nothing else.
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixture("tokenizer").join(name), folder.path().join(name)).unwrap();
+    }
+    let template = "{% if messages[0].content != 'Add.' %}{{ raise_exception('sums alone') }}{% endif %}\
+                    {% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let mut rows = sums(8);
+    for row in &mut rows {
+        row.messages.insert(0, trainer_common::message("system", "Add."));
+    }
+    let bench = Bench::new(&rows, 0);
+    let BaseModel::Random { init, seed, .. } = base() else { unreachable!() };
+    let base = BaseModel::Random { init, tokenizer: folder.path().to_owned(), seed };
+    let error = bench.run_from(&base, "out", "steps = 1").unwrap_err();
+    assert!(is_user(&error) && format!("{error:#}").contains("sums alone"), "{error:#}");
+    assert!(!bench.out("out").join("metrics.parquet").exists());
+}
+
+#[test]
 fn a_model_smaller_than_its_tokenizer_is_refused_before_any_step() {
     let bench = Bench::new(&sums(4), 0);
     let BaseModel::Random { mut init, tokenizer, seed } = base() else { unreachable!() };
