@@ -8,8 +8,6 @@
 //
 // Sources: PTX ISA 8.7; for the canonical layouts of matrix descriptors, its section on wgmma.
 #pragma once
-#include <ucontext.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -38,6 +36,8 @@
 #define GRID_CONSTANT const
 #define DYNAMIC_SHARED(name) u8* const name = emulate::shared_memory()
 
+#include "fiber.h"
+
 namespace emulate {
 
 struct Dim3 {
@@ -59,7 +59,7 @@ struct Product {
 };
 
 struct Thread {
-    ucontext_t context;
+    Fiber fiber;
     std::vector<u8> stack;
     Dim3 index;
     u32 flat = 0;
@@ -92,7 +92,7 @@ struct Block {
     Dim3 grid, size, index;
     std::vector<std::unique_ptr<Thread>> threads;
     Thread* current = nullptr;
-    ucontext_t scheduler;
+    Fiber scheduler;
     std::vector<u8> shared_storage;
     u8* shared = nullptr;
     u32 shared_bytes = 0;
@@ -133,7 +133,7 @@ inline u8* shared_memory() { return block()->shared; }
 
 inline void yield() {
     Block* b = block();
-    swapcontext(&b->current->context, &b->scheduler);
+    switch_fiber(b->current->fiber, b->scheduler);
 }
 
 template <class Condition>
@@ -172,15 +172,12 @@ inline void enter() {
         fault("ends with products that were not committed");
     t->done = true;
     ++b->progress;
-    swapcontext(&t->context, &b->scheduler);
+    switch_fiber(t->fiber, b->scheduler);
 }
 
 inline void run_block(Block& b) {
     for (auto& t : b.threads) {
-        getcontext(&t->context);
-        t->context.uc_stack.ss_sp = t->stack.data();
-        t->context.uc_stack.ss_size = t->stack.size();
-        t->context.uc_link = nullptr;
+        start_fiber(t->fiber, t->stack, enter);
         t->done = false;
         t->copies.clear();
         t->open_copies.clear();
@@ -188,7 +185,6 @@ inline void run_block(Block& b) {
         t->open_stores.clear();
         t->products = 0;
         t->product_groups.clear();
-        makecontext(&t->context, reinterpret_cast<void (*)()>(enter), 0);
     }
     u32* words = reinterpret_cast<u32*>(b.shared);
     for (u32 i = 0; i < SHARED_BYTES / 4; ++i) words[i] = POISON;
@@ -204,7 +200,7 @@ inline void run_block(Block& b) {
             Thread* t = b.threads[(start + i) % count].get();
             if (t->done) continue;
             b.current = t;
-            swapcontext(&b.scheduler, &t->context);
+            switch_fiber(b.scheduler, t->fiber);
             if (t->done) --left;
         }
         b.current = nullptr;
