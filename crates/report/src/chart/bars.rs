@@ -55,11 +55,17 @@ impl Chart for Bars {
         let mut top = self.draw_legend(&mut svg);
         let labels = self.bars.iter().map(|bar| text_width(&bar.label)).fold(40.0, f64::max) + 14.0;
         let width = WIDTH - labels - 16.0;
-        let start = top;
+        let headings = self.bars.iter().filter(|bar| bar.heading.is_some()).count();
+        let bottom = top + ROW * (self.bars.len() + headings) as f64;
+        for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
+            let x = labels + share * width;
+            svg.line("grid", (x, top - 4.0), (x, bottom));
+            svg.text("tick", (x, bottom + 14.0), Anchor::Middle, &format!("{:.0}", 100.0 * share));
+        }
         for bar in &self.bars {
             if let Some(heading) = &bar.heading {
                 svg.text("head", (4.0, top + 16.0), Anchor::Start, heading);
-                top += 24.0;
+                top += ROW;
             }
             svg.about(bar.lang.as_deref(), |svg| {
                 svg.text("label", (labels - 10.0, top + BAR / 2.0 + 4.0), Anchor::End, &bar.label);
@@ -82,11 +88,6 @@ impl Chart for Bars {
                 }
             });
             top += ROW;
-        }
-        for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
-            let x = labels + share * width;
-            svg.line("grid", (x, start - 4.0), (x, top));
-            svg.text("tick", (x, top + 14.0), Anchor::Middle, &format!("{:.0}", 100.0 * share));
         }
         svg.text("muted", (WIDTH - 8.0, top + 32.0), Anchor::End, "per cent");
         svg.finish(id, (WIDTH, top + 40.0), title, description)

@@ -448,6 +448,14 @@ impl Family<'_> {
         gallery.add(Figure { folded: !alone, ..figure }, &chart);
     }
 
+    /// Whether differences have intervals where scores have none: from the noise between runs.
+    fn judged(&self) -> bool {
+        let languages =
+            self.each().flat_map(|curve| &curve.points).flat_map(|point| &point.languages);
+        let mut changes = languages.filter_map(|language| language.measure.change.as_ref());
+        changes.any(|change| change.estimate.interval.is_some())
+    }
+
     /// How the intervals of these curves came about.
     fn method(&self, kind: Kind) -> String {
         let points: Vec<(usize, usize)> =
@@ -471,7 +479,13 @@ impl Family<'_> {
             Kind::Languages => self.curves.len() == 1,
             Kind::Differences => false,
         };
-        let bars = if lines { "Bands" } else { "Bars" };
+        let map = kind == Kind::Differences && self.curves.len() > MOST_FORESTS
+            || kind == Kind::Languages && self.curves.len() > 1;
+        let bars = match (lines, map) {
+            (true, _) => "Bands",
+            (false, true) => "On hover",
+            (false, false) => "Bars",
+        };
         let dots = if !lines || points.iter().all(|point| point.0 < 2) {
             ""
         } else {
@@ -484,6 +498,9 @@ impl Family<'_> {
             ),
             (true, false) => format!(
                 "{bars}: 95 % intervals by bootstrap over seeds ({seeds}; aggregates without items).{dots}"
+            ),
+            (false, false) if kind == Kind::Differences && self.judged() => format!(
+                "{bars}: 95 % intervals from run-to-run noise, for each score is one aggregate, with neither items nor seeds."
             ),
             (false, false) => {
                 "No intervals: one aggregate score each, with neither items nor seeds.".into()

@@ -231,16 +231,21 @@ pub(super) fn fidelity(analysis: &Analysis, gallery: &mut Gallery) {
         if bars.is_empty() {
             continue;
         }
-        let legend =
-            [("a0", "the language asked for"), ("a1", "English instead"), ("a6", "another")];
-        let legend = legend.map(|(class, name)| (class, name.to_string())).to_vec();
+        let all = [
+            ("a0", "the language asked for"),
+            ("a1", "English instead"),
+            ("a6", "another"),
+            (REST, "not as asked, in which language is not told"),
+        ];
+        let drawn =
+            |class: &str| bars.iter().flat_map(|bar| &bar.parts).any(|part| part.class == class);
+        let legend = all.into_iter().filter(|(class, _)| drawn(class));
+        let legend = legend.map(|(class, name)| (class, name.to_string())).collect();
         let title = format!("{}: the language of the answers", first.task);
         let caption = "Shares of answers, in per cent: all languages but English by n, then each language at the largest n.".to_string();
         let numbers = Numbers::of_curves("language_fidelity", &curves);
-        gallery.add(
-            figure(&about(first), Theme::Fidelity, "fidelity", title, caption, numbers),
-            &Bars { bars, legend },
-        );
+        let figure = figure(&about(first), Theme::Fidelity, "fidelity", title, caption, numbers);
+        gallery.add(Figure { headline: true, ..figure }, &Bars { bars, legend });
     }
 }
 
@@ -257,7 +262,12 @@ fn bar(one: &Fidelity, heading: Option<String>) -> Bar {
         let hover = format!("{label}: {name} {} %", Unit::Percent.cell(share, false));
         Some(Part { class, share: share.value, hover })
     };
-    let parts = parts.into_iter().filter_map(part).collect();
+    let mut parts: Vec<Part> = parts.into_iter().filter_map(part).collect();
+    let rest = 1.0 - parts.iter().map(|part| part.share).sum::<f64>();
+    if rest > 0.001 {
+        let hover = format!("{label}: not as asked {}", Unit::Percent.value(rest));
+        parts.push(Part { class: REST, share: rest, hover });
+    }
     Bar { parts, heading, lang: (!all).then(|| one.lang.clone()), label: label.clone() }
 }
 
@@ -284,17 +294,9 @@ pub(super) fn extraction(analysis: &Analysis, gallery: &mut Gallery) {
         let chart = Rows::values(Unit::Percent, "share of answers, %".into(), panels, names);
         let title = format!("{}: answers found and answers right", first.task);
         let caption = "How many generations hold an answer that could be read, beside how many are right. Behind each, the share right of those read.".to_string();
-        gallery.add(
-            figure(
-                &about(first),
-                Theme::Fidelity,
-                "extraction",
-                title,
-                caption,
-                Numbers::of_curves("extraction", &curves),
-            ),
-            &chart,
-        );
+        let numbers = Numbers::of_curves("extraction", &curves);
+        let figure = figure(&about(first), Theme::Fidelity, "extraction", title, caption, numbers);
+        gallery.add(Figure { headline: true, ..figure }, &chart);
     }
 }
 
