@@ -20,6 +20,8 @@ pub(crate) const CHART_CSS: &str = include_str!("../assets/chart.css");
 
 /// Series that a chart of lines can still tell apart; more are drawn as maps and rows.
 const MOST_LINES: usize = 6;
+/// Series that have a panel each; more are drawn as rows and a map.
+const MOST_PANELS: usize = 12;
 
 /// A drawn figure.
 pub(crate) struct Figure {

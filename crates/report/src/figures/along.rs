@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ENGLISH, Figure, Gallery, MEAN, MOST_LINES, Numbers, SEEN, SERIES, Theme, UNSEEN, style,
+    ENGLISH, Figure, Gallery, MEAN, MOST_LINES, MOST_PANELS, Numbers, SEEN, SERIES, Theme, UNSEEN,
+    style,
 };
 use crate::analyse::{Analysis, Curve, Language, Measure, Point};
 use crate::arrange::Series;
@@ -17,8 +18,6 @@ use crate::words::{self, Unit};
 
 /// Rows that a figure holds at most; the table has all.
 const MOST_ROWS: usize = 60;
-/// Series that have a panel each; of more, rows and a map.
-const MOST_PANELS: usize = 12;
 /// Panels of differences that are easier to read than a map.
 const MOST_FORESTS: usize = 4;
 

@@ -124,7 +124,7 @@ fn theme_of(table: &Table) -> Theme {
 }
 
 /// Tables that stand on the page elsewhere.
-const ELSEWHERE: [&str; 2] = ["suggestion", "answers"];
+const ELSEWHERE: [&str; 1] = ["suggestion"];
 
 /// The themes that have something to show.
 pub(super) fn sections<'a>(page: &'a Page, drill: &Drill) -> Vec<Section<'a>> {

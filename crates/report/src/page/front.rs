@@ -13,6 +13,8 @@ use crate::words::{self, Unit};
 
 /// Answers of a question that stand open; the others are folded away.
 const SHOWN: usize = 6;
+/// The name under which a suggestion gives the mean over its languages.
+const MEAN: &str = "mean";
 /// Key figures at most.
 const TILES: usize = 4;
 
@@ -143,8 +145,11 @@ fn tile(measure: &Measure, unit: Unit, what: String, task: Option<usize>) -> Opt
 /// The questions with their answers.
 pub(super) fn questions(page: &Page) -> Vec<Question> {
     let question = |one: &crate::further::Question| {
-        let told = one.answers.iter().map(|finding| told(finding, true)).collect();
-        split(one.id.into(), one.question.clone(), told)
+        // What several answers in a row are about is said once.
+        let mut last = "";
+        let tell =
+            |finding| told(finding, std::mem::replace(&mut last, &finding.about) != finding.about);
+        split(one.id.into(), one.question.clone(), one.answers.iter().map(tell).collect())
     };
     page.analysis.answers.questions.iter().map(question).collect()
 }
@@ -200,15 +205,18 @@ fn suggestion(suggestion: &Suggestion) -> Option<HtmlTable> {
             .filter(|lang| suggestion.counts.iter().all(|(known, _)| known != *lang)),
     );
     langs.dedup();
+    // The mean over all stands last, and has no examples of its own.
+    langs.sort_by_key(|lang| *lang == MEAN);
     let mut rows = Vec::new();
     for lang in langs {
-        let count =
-            suggestion.counts.iter().find(|(one, _)| one == lang).map_or(0, |(_, count)| *count);
+        let count = suggestion.counts.iter().find(|(one, _)| one == lang);
+        let count = match count {
+            Some((_, count)) => artifact::text::count(count.unsigned_abs()),
+            None if lang == MEAN => String::new(),
+            None => "0".into(),
+        };
         let expected: Vec<_> = suggestion.expected.iter().filter(|one| one.lang == *lang).collect();
-        let first = [
-            text(words::language(lang)),
-            figure(artifact::text::count(count.unsigned_abs()), String::new()),
-        ];
+        let first = [text(words::language(lang)), figure(count.clone(), String::new())];
         if expected.is_empty() {
             rows.push(row(first
                 .into_iter()
@@ -218,10 +226,7 @@ fn suggestion(suggestion: &Suggestion) -> Option<HtmlTable> {
         }
         for (at, one) in expected.into_iter().enumerate() {
             let names = if at == 0 {
-                [
-                    text(words::language(lang)),
-                    figure(artifact::text::count(count.unsigned_abs()), String::new()),
-                ]
+                [text(words::language(lang)), figure(count.clone(), String::new())]
             } else {
                 [text(String::new()), figure(String::new(), String::new())]
             };

@@ -8,12 +8,15 @@ use crate::chart::{
     Bar, Bars, Fit, Line, Lines, Mark, Panel, Part, Row, RowMark, RowPanel, Rows, Scatter,
     ScatterMark, ScatterPanel, Style,
 };
-use crate::figures::{ENGLISH, MEAN, MOST_LINES, SEEN, SERIES, UNSEEN};
-use crate::further::{About, Extraction, Fidelity, Outlier, Pareto, Plateau, Shape};
+use crate::figures::{ENGLISH, MEAN, MOST_LINES, MOST_PANELS, SEEN, SERIES, UNSEEN};
+use crate::further::{
+    About, Extraction, Fidelity, Outlier, Pareto, Plateau, Shape, Variance, VariancePart,
+};
 use crate::words::{self, Unit};
 
 /// Kinds of part that the bars' colours tell apart, and what is left over.
-const PARTS: [&str; 8] = ["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7"];
+const PARTS: [&str; 7] = ["a0", "a1", "a2", "a3", "a4", "a5", "a6"];
+const TOGETHER: &str = "a7";
 const REST: &str = "rest";
 /// Outliers drawn at most, and bars; the tables have all.
 const MOST_ROWS: usize = 40;
@@ -47,7 +50,8 @@ pub(super) fn plateaus(analysis: &Analysis, gallery: &mut Gallery) {
         // Seen and unseen where they are told apart, else the mean of both.
         let apart = curves.iter().any(|&at| fitted(at, "seen").is_some());
         let sides = if apart { &sides[..2] } else { &sides[2..] };
-        if curves.len() > MOST_LINES {
+        // More have no panel each: they stand in the table.
+        if curves.len() > MOST_PANELS {
             continue;
         }
         let panel = |(&at, title): (&usize, String)| {
@@ -325,38 +329,55 @@ fn extracted(one: &Extraction) -> Row {
     }
 }
 
-/// One bar a decomposition: factors, their interactions, and what no factor explains.
+/// One bar a decomposition: the factors, their interactions by two, and what is left, which stands
+/// last.
 pub(super) fn variance(analysis: &Analysis, gallery: &mut Gallery) {
     let all = &analysis.further.variance;
     if all.is_empty() {
         return;
     }
-    let factors = distinct(all.iter().flat_map(|one| &one.parts).map(|part| &part.factors));
-    let class = |factors_of: &String| {
-        let place = factors.iter().position(|one| *one == factors_of).unwrap_or(0);
-        PARTS[place % PARTS.len()]
+    let alone = |factors: &&String| !factors.contains('×');
+    let named = all.iter().filter_map(|one| Some(&one.parts[..one.parts.len().checked_sub(1)?]));
+    let factors = distinct(named.flatten().map(|part| &part.factors).filter(alone));
+    let class = |name: &String| match factors.iter().position(|one| *one == name) {
+        Some(place) => PARTS[place % PARTS.len()],
+        None => TOGETHER,
     };
-    let bar = |one: &crate::further::Variance| {
-        let part = |part: &crate::further::VariancePart| {
+    let bar = |one: &Variance| {
+        let last = one.parts.len().saturating_sub(1);
+        let part = |(at, part): (usize, &VariancePart)| {
             let ends = part.interval.map(|ends| format!(" ({})", Unit::Percent.interval(ends)));
             let share = Unit::Percent.value(part.share).replace('-', "−");
             let hover =
                 format!("{}: {} {share}{}", one.about, part.factors, ends.unwrap_or_default());
-            Part { class: class(&part.factors), share: part.share, hover }
+            let class = if at == last { REST } else { class(&part.factors) };
+            let share = if at == last { one.residual } else { part.share };
+            Part { class, share, hover }
         };
-        let mut parts: Vec<Part> = one.parts.iter().map(part).collect();
-        let hover = format!("{}: unexplained {}", one.about, Unit::Percent.value(one.residual));
-        parts.push(Part { class: REST, share: one.residual, hover });
-        Bar { label: one.about.clone(), heading: None, parts, lang: None }
+        let mut parts: Vec<Part> = one.parts.iter().enumerate().map(part).collect();
+        // By kind: a factor, interactions, the rest.
+        parts.sort_by_key(|part| (part.class == REST, part.class == TOGETHER));
+        // One task may be decomposed by more than one set of factors.
+        let label = match all.iter().filter(|other| other.about == one.about).count() {
+            1 => one.about.clone(),
+            _ => {
+                format!("{}, by {}", one.about, one.parts.first().map_or("", |part| &part.factors))
+            }
+        };
+        Bar { label, heading: None, parts, lang: None }
     };
-    let bars = all.iter().take(MOST_ROWS).map(bar).collect();
+    let bars: Vec<Bar> = all.iter().take(MOST_ROWS).map(bar).collect();
     let mut legend: Vec<(&'static str, String)> =
-        factors.iter().map(|factors| (class(factors), factors.to_string())).collect();
-    legend.push((REST, "run to run, unexplained".into()));
+        factors.iter().map(|name| (class(name), name.to_string())).collect();
+    if bars.iter().flat_map(|bar| &bar.parts).any(|part| part.class == TOGETHER) {
+        legend.push((TOGETHER, "two factors together".into()));
+    }
+    legend.push((REST, "what is left: further interactions, run to run".into()));
     let title = "What the scores vary with".to_string();
-    let caption = "Shares of the variance of the scores, in per cent: each factor by itself, then factors together beyond what each does alone.".to_string();
+    let caption = "Shares of the variance of the scores, in per cent: each factor by itself, then two factors together beyond what each does alone.".to_string();
+    let about = About::default();
     let figure = figure(
-        &About::default(),
+        &about,
         Theme::Trust,
         "variance",
         title,
