@@ -95,8 +95,7 @@ fn inclusion_effect_and_transfer_ratio() {
     assert!(number(row, "transfer_ratio_low") < 0.25 && number(row, "transfer_ratio_high") > 0.25);
     assert!(rows.iter().all(|row| row["lang"] != "sw"), "no mixture holds sw");
     // Where examples of its own do nothing, there is nothing to be a share of.
-    let flat = two_mixtures().replace(",n400,", ",n400,");
-    let none: String = flat
+    let none: String = two_mixtures()
         .lines()
         .map(|line| {
             let gained = line.contains("en,es") && line.contains(",es,") && !line.contains("-n0-");
@@ -213,16 +212,12 @@ fn a_planted_plateau_and_a_planted_rise_are_told_apart() {
     let seen = find(&plateaus, &[("of", "seen")]);
     assert_eq!(seen["shape"], "levels off", "{seen:?}");
     let (low, high) = (number(seen, "levels_off_at_low"), number(seen, "levels_off_at_high"));
-    assert!(low <= 400.0 && high >= 400.0 && high < 1600.0, "{seen:?}");
+    assert!(low <= 400.0 && (400.0..1600.0).contains(&high), "{seen:?}");
     let unseen = find(&plateaus, &[("of", "unseen")]);
     assert_eq!(unseen["shape"], "still rising at the largest n", "{unseen:?}");
     let told = answers(&made);
     assert!(told.iter().any(|text| text.contains("The seen mean levels off at n = ")), "{told:?}");
-    assert!(
-        told.iter().any(|text| text.contains("n = 6400 would show"))
-            || !told.iter().any(|text| text.contains("non-English mean still rises")),
-        "{told:?}"
-    );
+    assert!(told.iter().any(|text| text.contains("still rises at n = 3200")), "{told:?}");
 }
 
 #[test]
@@ -283,7 +278,7 @@ fn noise_has_no_outliers_and_a_collapse_is_one() {
 
 #[test]
 fn answers_hold_for_poor_input() {
-    let one_language: String = format!("{HEAD}")
+    let one_language: String = HEAD.to_string()
         + &study(&[0, 100], 20, &[1], |n, _, item, _| item % 3 == 0 || n > 0)
             .lines()
             .skip(1)
