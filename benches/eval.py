@@ -41,6 +41,9 @@ METRICS = {  # ours → the peer's, and the goal
     "rouge_l": (None, None),
     "chrf": ("sacreBLEU chrF", 10),
     "chrf_plus_plus": ("sacreBLEU chrF++", 10),
+    "language_fidelity": (None, None),
+    "line_pass": (None, None),
+    "word_pass": (None, None),
 }
 
 PEER = r"""
@@ -69,13 +72,15 @@ def make_pairs(path, count, seed):
     characters = 0
     with open(path, "w", encoding="utf-8") as out:
         for index in range(count):
-            words = WORDS[languages[index % len(languages)]].split()
+            lang = languages[index % len(languages)]
+            words = WORDS[lang].split()
             reference = []
             while sum(map(len, reference)) + len(reference) < 370:
                 reference.append(rng.choice(words) + rng.choice(["", "", "", "", ",", "."]))
             hypothesis = [rng.choice(words) if rng.random() < 0.3 else w for w in reference if rng.random() > 0.1]
             characters += len(" ".join(reference))
-            out.write(json.dumps({"hypothesis": " ".join(hypothesis), "reference": " ".join(reference)}, ensure_ascii=False) + "\n")
+            pair = {"hypothesis": " ".join(hypothesis), "reference": " ".join(reference), "lang": lang}
+            out.write(json.dumps(pair, ensure_ascii=False) + "\n")
     return characters / count
 
 

@@ -24,7 +24,7 @@ const NAME: &str = "whatlang 0.18.0";
 const RELIABLE: f64 = 0.9;
 
 /// Where whatlang is sure and only has to hold against languages it does not know, the lead at which that is decided.
-const CHALLENGE: f64 = 40.0;
+const CHALLENGE: f64 = 60.0;
 
 /// How languages are identified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

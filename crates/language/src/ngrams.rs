@@ -30,7 +30,7 @@ const LACKING: f64 = 1.0;
 /// A language so far behind the best is out of the race once so many letters have been looked at. (At 60 nats, 2 in 1,000
 /// sentences of the development half came out otherwise than by the whole text.)
 pub(crate) const HOPELESS: f64 = 100.0;
-const LETTERS_MIN: usize = 12;
+const LETTERS_MIN: usize = 40;
 /// The margin between the two best as a confidence is 1 / (1 + exp(-margin / SOFTNESS)): the five orders tell much the same five
 /// times over. Of single words with confidences from 0.55 to 0.95 as many are right as it says, to within 8 points.
 const SOFTNESS: f64 = 6.0;
