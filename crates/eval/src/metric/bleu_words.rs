@@ -4,8 +4,9 @@
 //! on that, so the passes are kept as they are. A word is what stands between white space after the last pass.
 
 use super::bleu::Tokenizer;
+use super::category::group;
 use super::chrf::is_space;
-use unicode_properties::{GeneralCategoryGroup as Group, UnicodeGeneralCategory};
+use unicode_properties::GeneralCategoryGroup as Group;
 
 impl Tokenizer {
     /// Calls `emit` with each word of `text` in order.
@@ -47,7 +48,6 @@ fn western(text: &str) -> String {
 }
 
 fn international(text: &str) -> String {
-    let group = |c: char| c.general_category_group();
     let number = |c: char| group(c) == Group::Number;
     let mark = |c: char| group(c) == Group::Punctuation;
     let text = pairs(text, |a, b| !number(a) && mark(b), ["", " ", " "]);

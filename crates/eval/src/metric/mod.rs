@@ -5,6 +5,7 @@
 
 pub mod bleu;
 mod bleu_words;
+mod category;
 pub mod chrf;
 pub mod exact_match;
 pub mod fidelity;

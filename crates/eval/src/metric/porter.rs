@@ -200,6 +200,11 @@ fn step_1c(word: &mut String) {
 
 /// Double suffixes: relational → relate. NLTK: logi → log, with the l counted to the stem.
 fn step_2(word: &mut String) {
+    // NLTK: the rule for "alli" comes first, and what it leaves goes through the step again (internationally → international →
+    // internate).
+    while let Some(stem) = word.strip_suffix("alli").filter(|stem| measure(stem) > 0) {
+        word.truncate(stem.len() + 2);
+    }
     if word.ends_with("logi") {
         if measure(&word[..word.len() - 3]) > 0 {
             word.pop();

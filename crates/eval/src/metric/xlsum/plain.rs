@@ -1,6 +1,7 @@
 //! XL-Sum's cleaning (after BERT's basic tokenizer), and its words where a language has no segmenter: pyonmttok's "aggressive" mode.
 
-use unicode_properties::{GeneralCategory as Category, UnicodeGeneralCategory};
+use super::super::category::group;
+use unicode_properties::GeneralCategoryGroup as Group;
 
 /// The text without control, format, unassigned and private characters, with one space for any run of white space and punctuation.
 pub fn clean(text: &str) -> String {
@@ -37,70 +38,32 @@ fn kind(c: char) -> Kind {
             _ => Kind::Kept,
         };
     }
-    match c.general_category() {
+    match group(c) {
         _ if c == '\u{FFFD}' => Kind::Dropped,
-        Category::Control
-        | Category::Format
-        | Category::Unassigned
-        | Category::PrivateUse
-        | Category::Surrogate => Kind::Dropped,
+        Group::Other => Kind::Dropped,
         // Lines and paragraphs are split at too: Python counts their separators as white space.
-        Category::SpaceSeparator | Category::LineSeparator | Category::ParagraphSeparator => {
-            Kind::Space
-        }
-        Category::ConnectorPunctuation
-        | Category::DashPunctuation
-        | Category::OpenPunctuation
-        | Category::ClosePunctuation
-        | Category::InitialPunctuation
-        | Category::FinalPunctuation
-        | Category::OtherPunctuation => Kind::Space,
+        Group::Separator | Group::Punctuation => Kind::Space,
         _ => Kind::Kept,
-    }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Class {
-    Letter,
-    Number,
-    Mark,
-    Space,
-    Other,
-}
-
-fn class(c: char) -> Class {
-    match c.general_category() {
-        Category::UppercaseLetter
-        | Category::LowercaseLetter
-        | Category::TitlecaseLetter
-        | Category::ModifierLetter
-        | Category::OtherLetter => Class::Letter,
-        Category::DecimalNumber | Category::LetterNumber | Category::OtherNumber => Class::Number,
-        Category::NonspacingMark | Category::SpacingMark | Category::EnclosingMark => Class::Mark,
-        Category::SpaceSeparator | Category::LineSeparator | Category::ParagraphSeparator => {
-            Class::Space
-        }
-        _ => Class::Other,
     }
 }
 
 /// Runs of letters, runs of digits and any other character are words, each with the marks behind it; and each Chinese character.
 pub fn words(clean: &str, mut emit: impl FnMut(&str)) {
     let mut word = String::new();
-    let mut before = Class::Space;
+    let mut before = Group::Separator;
     let mut characters = clean.chars().peekable();
     while let Some(c) = characters.next() {
-        let mut now = class(c);
-        if now != before || !matches!(now, Class::Letter | Class::Number) {
+        let mut now = group(c);
+        if now != before || !matches!(now, Group::Letter | Group::Number) {
             without_chinese(&mut word, &mut emit);
         }
         let mut marks =
-            std::iter::from_fn(|| characters.next_if(|&c| class(c) == Class::Mark)).peekable();
+            std::iter::from_fn(|| characters.next_if(|&c| group(c) == Group::Mark)).peekable();
         match now {
-            Class::Space if marks.peek().is_none() => {}
-            Class::Space => {
+            Group::Separator if marks.peek().is_none() => {}
+            Group::Separator => {
                 word.push_str("％0020"); // pyonmttok writes out a space that carries a mark
-                now = Class::Other;
+                now = Group::Other;
             }
             _ => word.push(substitute(c)),
         }
