@@ -66,6 +66,11 @@ KERNEL(fill_bf16, bf16* x, i64 count, f32 value) {
     for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += i64(gridDim.x) * blockDim.x)
         x[i] = to_bf16(value);
 }
+/// The same for a block [rows, columns] of a matrix whose rows are `width` wide.
+KERNEL(fill_block_f32, f32* x, i64 width, i32 rows, i32 columns, f32 value) {
+    i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < i64(rows) * columns) x[i / columns * width + i % columns] = value;
+}
 KERNEL(scale_f32, f32* x, i64 count, f32 value) {
     for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += i64(gridDim.x) * blockDim.x)
         x[i] *= value;

@@ -52,19 +52,19 @@ struct State {
 }
 
 /// A checkpoint as read.
-pub struct Checkpoint<B: Backend> {
+pub struct Checkpoint {
     /// Optimiser steps done.
     pub step: u64,
-    /// Weights.
-    pub model: Decoder<B>,
+    /// Where the weights are, those of the whole model or of its adapter.
+    pub folder: PathBuf,
     /// Metrics so far.
     pub metrics: Vec<Row>,
     moments: Vec<(String, Vec<f32>)>,
 }
 
-impl<B: Backend + Clone> Checkpoint<B> {
+impl Checkpoint {
     /// Puts AdamW where it was.
-    pub fn restore(&self, backend: &B, optimizer: &mut AdamW<B>) -> Result<()> {
+    pub fn restore<B: Backend + Clone>(&self, backend: &B, optimizer: &mut AdamW<B>) -> Result<()> {
         optimizer.restore(backend, self.step, &self.moments)
     }
 }
@@ -158,11 +158,7 @@ impl Checkpoints {
     }
 
     /// The last checkpoint, if there is one. One of another run is a `UserError` that says what differs.
-    pub fn last<B: Backend + Clone>(
-        &self,
-        backend: &B,
-        identity: &Identity,
-    ) -> Result<Option<Checkpoint<B>>> {
+    pub fn last(&self, identity: &Identity) -> Result<Option<Checkpoint>> {
         let Some(folder) = self.last_folder()? else { return Ok(None) };
         let state_path = folder.join(STATE);
         let state: State = serde_json::from_slice(&fs::read(&state_path)?).map_err(|error| {
@@ -181,9 +177,9 @@ impl Checkpoints {
         }
         Ok(Some(Checkpoint {
             step: state.step,
-            model: Decoder::load_on(backend.clone(), &folder)?,
             metrics: metrics::read(&folder.join(METRICS))?,
             moments: read_floats(&folder.join(MOMENTS))?,
+            folder,
         }))
     }
 

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use crate::{
     device::Device,
-    model::{Dtype, ModelConfig},
+    lora::{self, LoraConfig},
+    model::{Dtype, ModelConfig, adapter::Lora},
     schedule::{Schedule, Warmup},
     tokenizer::Tokenizer,
 };
@@ -89,7 +90,7 @@ pub struct TrainConfig {
     pub epochs: Option<f64>,
     /// Optimiser steps, instead of `epochs`.
     pub steps: Option<u64>,
-    /// Peak learning rate. Default 1e-5 (study), 1e-3 (pretrain).
+    /// Peak learning rate. Default 1e-5 (study), 1e-3 (pretrain); 2e-4 for an adapter.
     pub learning_rate: Option<f64>,
     /// "constant" (study), "linear" or "cosine" (pretrain) after the warm-up.
     pub schedule: Option<Schedule>,
@@ -128,6 +129,8 @@ pub struct TrainConfig {
     /// Keep this many of the last checkpoints, and leave them beside the trained model: `checkpoint/step-N/`, each a
     /// model folder with the optimiser's state. Default: the last one, until training has ended.
     pub keep: Option<usize>,
+    /// Train a low-rank adapter beside the weights, not the weights themselves.
+    pub lora: Option<LoraConfig>,
     /// Element type of the saved model: "f32" (default) or "bf16".
     pub dtype: Option<SavedDtype>,
     /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
@@ -210,6 +213,9 @@ pub struct Recipe {
     /// Checkpoints that are left beside the model, as every how many steps and how many of the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
+    /// The adapter that is trained in place of the weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// Element type of the saved model.
     pub dtype: SavedDtype,
     /// Device.
@@ -237,6 +243,8 @@ impl TrainConfig {
         let default_schedule = if pretrain { Schedule::Cosine } else { Schedule::Constant };
         let default_objective = if pretrain { Objective::Lm } else { Objective::Sft };
         let save_every = self.save_every.unwrap_or(50);
+        let lora = self.lora.as_ref().map(LoraConfig::resolve).transpose()?;
+        let default_rate = if lora.is_some() { lora::LEARNING_RATE } else { pick(1e-5, 1e-3) };
         let recipe = Recipe {
             objective: self.objective.unwrap_or(default_objective),
             batch_size: self.batch_size.unwrap_or(if pretrain { 16 } else { 64 }),
@@ -246,7 +254,7 @@ impl TrainConfig {
             shuffle: self.shuffle.unwrap_or(true),
             gradient_accumulation: self.gradient_accumulation,
             length,
-            learning_rate: self.learning_rate.unwrap_or(pick(1e-5, 1e-3)),
+            learning_rate: self.learning_rate.unwrap_or(default_rate),
             schedule: self.schedule.unwrap_or(default_schedule),
             warmup,
             min_lr_ratio: self.min_lr_ratio.unwrap_or(pick(0.0, 0.1)),
@@ -263,6 +271,7 @@ impl TrainConfig {
             max_loss_rise: self.max_loss_rise.unwrap_or(4.0),
             save_every,
             kept: self.keep.map(|last| Kept { every: save_every, last }),
+            lora,
             dtype: self.dtype.unwrap_or_default(),
             device: self.device.unwrap_or_default(),
         };

@@ -29,7 +29,7 @@ use crate::{
     device::Opened,
     disk::explain_full_disk,
     encoder::Encoder,
-    model::{Decoder, KvCache, Model, ModelConfig},
+    model::{Decoder, KvCache, Model, ModelConfig, peft},
     ops::Backend,
     sampling::Sampler,
 };
@@ -186,7 +186,7 @@ pub fn generate(
     ctx: &Context,
 ) -> Result<Summary> {
     config.check()?;
-    let encoder = Encoder::load(model)?;
+    let encoder = Encoder::load(&peft::tokenizer_folder(model)?)?;
     let model_config = ModelConfig::load(model)?;
     encoder.tokenizer.check_fits(model_config.vocab_size)?;
     let examples = read_prompts(prompts, &config.tasks)?;

@@ -1,4 +1,4 @@
-//! The optimiser: AdamW over all parameters of a model, with its moments and their way into and out
+//! The optimiser: AdamW over what is trained of a model, with its moments and their way into and out
 //! of a checkpoint. The arithmetic of one tensor is in [`crate::ops::adamw`].
 
 use std::borrow::Cow;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use crate::model::weights::{Spec, Weights};
+use crate::model::adapter::Trained;
+use crate::model::weights::Spec;
 use crate::model::{Decoder, Gradients};
 use crate::ops::{AdamWStep, Backend, Cpu, Kind};
 
@@ -24,8 +25,8 @@ pub struct AdamW<B: Backend = Cpu> {
     /// Steps done.
     steps: u64,
     /// First and second moments.
-    moments: [Weights<B::Tensor>; 2],
-    specs: Arc<Weights<Spec>>,
+    moments: [Trained<B::Tensor>; 2],
+    specs: Arc<Trained<Spec>>,
 }
 
 /// What the moments are called in a checkpoint, as PyTorch calls them.
@@ -35,19 +36,19 @@ impl<B: Backend + Clone> AdamW<B> {
     /// Moments at zero and the usual constants, which the caller may change before the first step.
     #[must_use]
     pub fn new(model: &Decoder<B>) -> Self {
-        let specs = model.specs();
+        let specs = model.trained_specs();
         let zeros = || specs.map(|spec| model.backend().zeros(Kind::Moment, spec.elements()));
         let moments = [zeros(), zeros()];
         Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, steps: 0, moments, specs }
     }
 
-    /// Moves every parameter against its gradient.
+    /// Moves everything that is trained against its gradient.
     pub fn step(&mut self, model: &mut Decoder<B>, gradients: &Gradients<B>, learning_rate: f32) {
         self.steps += 1;
         let backend = model.backend().clone();
         let [first, second] = &mut self.moments;
         let moments = first.all_mut().into_iter().zip(second.all_mut());
-        let tensors = model.weights_mut().all_mut().into_iter().zip(gradients.weights().all());
+        let tensors = model.trained_mut().into_iter().zip(gradients.tensors().all());
         for ((spec, (parameter, gradient)), (first, second)) in
             self.specs.all().into_iter().zip(tensors).zip(moments)
         {

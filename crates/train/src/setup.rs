@@ -17,7 +17,7 @@ use crate::{
     config::{BaseModel, Length, Objective, Recipe, TrainConfig, TrainData},
     data::{Counts, Dataset, Split},
     encodings::Encoding,
-    model::ModelConfig,
+    model::{ModelConfig, peft::is_adapter},
     schedule::LearningRate,
     shared::{Shared, SharedEncoder},
 };
@@ -54,6 +54,7 @@ impl Setup {
         ctx: &Context,
     ) -> Result<Self> {
         let recipe = config.resolve()?;
+        check_base(base, recipe.lora.is_some())?;
         let encoder = shared.encoder(base.tokenizer())?;
         let model = match base {
             BaseModel::Weights(folder) => ModelConfig::load(folder)?,
@@ -133,6 +134,21 @@ impl Setup {
                 .as_ref()
                 .map_or(0, |data| data.documents.len() as u64),
         }
+    }
+}
+
+/// What is trained can stand on this base.
+fn check_base(base: &BaseModel, lora: bool) -> Result<()> {
+    match base {
+        BaseModel::Random { .. } if lora => bail_user!(
+            "train.lora needs a base model with weights (a path): beside random ones an adapter has nothing to adapt"
+        ),
+        BaseModel::Weights(folder) if is_adapter(folder) => bail_user!(
+            "{}: the base model is an adapter; make a whole model of it with `isogloss merge {} --out DIR` and train that",
+            folder.display(),
+            folder.display()
+        ),
+        _ => Ok(()),
     }
 }
 

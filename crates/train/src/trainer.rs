@@ -24,7 +24,7 @@ use crate::{
     disk::explain_full_disk,
     export,
     metrics::{self, LossSum, Row},
-    model::{Decoder, Gradients},
+    model::{Base, Decoder, Gradients},
     ops::{Backend, Cpu},
     optimizer::AdamW,
     setup::{Outline, Setup},
@@ -47,6 +47,9 @@ pub struct Summary {
     pub tokens: u64,
     /// Parameters of the model.
     pub parameters: u64,
+    /// Those of the adapter, where only they are trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trained: Option<u64>,
     /// Training loss of the last step.
     pub loss: Option<f64>,
     /// The same by language.
@@ -71,6 +74,9 @@ impl fmt::Display for Summary {
             duration(self.seconds),
             count(self.parameters)
         )?;
+        if let Some(trained) = self.trained {
+            write!(f, ", beside them {} of the adapter", count(trained))?;
+        }
         if let Some(loss) = self.loss {
             write!(f, "; training loss {loss:.4}")?;
         }
@@ -105,10 +111,12 @@ pub fn run(
 ) -> Result<Summary> {
     let setup = Setup::new(config, base, data, shared, ctx)?;
     match setup.recipe.device.open(ctx)? {
-        Opened::Cpu => run_on(Cpu, setup, base, out, ctx, |folder| shared.model(folder)),
+        Opened::Cpu => {
+            run_on(Cpu, setup, base, shared, (out, ctx), |folder| shared.model(folder))
+        }
         Opened::Cuda(cuda) => {
             let load = |folder: &Path| Decoder::load_on(cuda.clone(), folder);
-            run_on(cuda.clone(), setup, base, out, ctx, load)
+            run_on(cuda.clone(), setup, base, shared, (out, ctx), load)
         }
     }
 }
@@ -118,14 +126,30 @@ fn run_on<B: Backend + Clone>(
     backend: B,
     setup: Setup,
     base: &BaseModel,
-    out: &Path,
-    ctx: &Context,
+    shared: &Shared,
+    (out, ctx): (&Path, &Context),
     load: impl FnOnce(&Path) -> Result<Decoder<B>>,
 ) -> Result<Summary> {
-    let shape = setup.model.clone();
-    let mut trainer = Trainer::start(&backend, setup, out, ctx, || match base {
-        BaseModel::Weights(folder) => load(folder),
-        BaseModel::Random { seed, .. } => Ok(Decoder::random_on(backend.clone(), shape, *seed)),
+    let (shape, lora) = (setup.model.clone(), setup.recipe.lora.clone());
+    let seed = setup.recipe.seed;
+    let mut trainer = Trainer::start(&backend, setup, out, ctx, |checkpoint| {
+        let mut model = match (base, checkpoint) {
+            (_, Some(folder)) if lora.is_none() => {
+                return Decoder::load_on(backend.clone(), folder);
+            }
+            (BaseModel::Weights(folder), _) => load(folder)?,
+            (BaseModel::Random { seed, .. }, _) => {
+                Decoder::random_on(backend.clone(), shape, *seed)
+            }
+        };
+        if let (Some(lora), BaseModel::Weights(folder)) = (lora, base) {
+            let of = Base::new(folder, shared.weights_identity(folder)?)?;
+            match checkpoint {
+                Some(checkpoint) => model.attach_from(checkpoint, lora, of)?,
+                None => model.attach(lora, of, seed),
+            }
+        }
+        Ok(model)
     })?;
     trainer.train()?;
     trainer.finish()
@@ -165,30 +189,28 @@ struct Trainer<'a, B: Backend> {
 }
 
 impl<'a, B: Backend + Clone> Trainer<'a, B> {
-    /// From the last checkpoint where there is one, else from `base` weights.
+    /// From the last checkpoint where there is one, else from the beginning; `load` gives the model of
+    /// either.
     fn start(
         backend: &B,
         setup: Setup,
         out: &'a Path,
         ctx: &'a Context,
-        base: impl FnOnce() -> Result<Decoder<B>>,
+        load: impl FnOnce(Option<&Path>) -> Result<Decoder<B>>,
     ) -> Result<Self> {
         let recipe = &setup.recipe;
         let checkpoints = Checkpoints::of(out);
-        let (step, rows, model, optimizer) = match checkpoints.last(backend, &setup.identity)? {
-            Some(mut checkpoint) => {
+        let last = checkpoints.last(&setup.identity)?;
+        let model = load(last.as_ref().map(|checkpoint| checkpoint.folder.as_path()))?;
+        let mut optimizer = adamw(&model, recipe);
+        let (step, rows) = match last {
+            Some(checkpoint) => {
                 let folder = checkpoints.root().display();
                 ctx.log(format!("going on from step {} ({folder})", count(checkpoint.step)));
-                let mut optimizer = adamw(&checkpoint.model, recipe);
                 checkpoint.restore(backend, &mut optimizer)?;
-                let rows = std::mem::take(&mut checkpoint.metrics);
-                (checkpoint.step, rows, checkpoint.model, optimizer)
+                (checkpoint.step, checkpoint.metrics)
             }
-            None => {
-                let model = base()?;
-                let optimizer = adamw(&model, recipe);
-                (0, Vec::new(), model, optimizer)
-            }
+            None => (0, Vec::new()),
         };
         let mut course = Course::new(recipe, &setup.train.languages);
         rows.iter().for_each(|row| course.add(row));
@@ -423,6 +445,7 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
             rows: train.counts,
             tokens: self.tokens,
             parameters: self.model.parameter_count() as u64,
+            trained: recipe.lora.as_ref().map(|_| self.model.trained_count() as u64),
             loss: train_row.map(|row| row.loss),
             loss_by_language: train_row.map(|row| row.by_language.clone()).unwrap_or_default(),
             kept_step,

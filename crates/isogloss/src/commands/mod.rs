@@ -5,6 +5,7 @@ pub mod generate;
 pub mod ingest;
 pub mod inspect;
 pub mod judge;
+pub mod merge;
 pub mod mix;
 pub mod path;
 pub mod prompts;

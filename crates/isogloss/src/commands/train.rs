@@ -18,13 +18,14 @@ use crate::remote::{model_folder, tokenizer_folder};
 
 /// Trains a model on a mixture.
 ///
-/// Writes model/ (a Hugging Face folder), metrics.parquet and tensorboard/. Ctrl-C leaves a checkpoint beside
+/// Writes model/ (a Hugging Face folder, or PEFT's of an adapter), metrics.parquet and tensorboard/. Ctrl-C leaves a checkpoint beside
 /// the output; --resume goes on from it and gives the same result bit for bit. While it runs, all of it stands
 /// in .OUT.partial/ beside the output.
 #[derive(ClapArgs)]
 #[command(after_help = "\
 Examples:
   isogloss train --model models/small --data mixture.parquet --epochs 2 --out tuned
+  isogloss train --model models/small --data mixture.parquet --lora-rank 16 --out adapter
   isogloss train --model models/small --data mixture.parquet --dry-run
   isogloss train --init shape.toml --tokenizer tok --data examples.parquet --objective lm --out base")]
 pub struct Args {
@@ -99,6 +100,10 @@ struct Flags {
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
 
+    /// Train a low-rank adapter (LoRA) of this rank; what else it is stands in [lora] of --config.
+    #[arg(long, value_name = "N")]
+    lora_rank: Option<usize>,
+
     /// Training seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -140,6 +145,9 @@ impl Flags {
         config.batch_size = self.batch_size.or(config.batch_size);
         config.sequence_length = self.sequence_length.or(config.sequence_length);
         config.learning_rate = self.learning_rate.or(config.learning_rate);
+        if let Some(rank) = self.lora_rank {
+            config.lora.get_or_insert_default().rank = rank;
+        }
         config.seed = self.seed.or(config.seed);
         config.save_every = self.save_every.or(config.save_every);
         config.keep = self.keep.or(config.keep);

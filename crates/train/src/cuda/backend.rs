@@ -3,6 +3,7 @@
 //! [`Backend::check`].
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
@@ -111,16 +112,6 @@ impl Cuda {
             residual: plus.residual.map_or(0, Tensor::at),
             rows_apart,
         });
-    }
-
-    /// dbias += the column sums of dy.
-    fn column_sums(&self, dbias: &Tensor, dy: &Tensor, rows: usize, columns: usize) -> Result<()> {
-        let count = rows.min(2 * self.driver.facts().multiprocessors as usize);
-        let parts = self.pool.take(count * columns * 4)?;
-        let arguments =
-            Arguments::new().with(parts.at).with(dy.at()).with(rows as i32).with(columns as i32);
-        self.driver.launch("column_sums", Grid::line(count, 256), arguments)?;
-        norm::reduce_columns(&*self.driver, dbias.at(), parts.at, count, columns)
     }
 
     /// The order in which rows are added by id: distinct ids, where each one's rows begin, rows.
@@ -339,6 +330,10 @@ impl Backend for Cuda {
         }
     }
 
+    fn fill_block(&self, out: &mut Tensor, width: usize, block: [Range<usize>; 2], value: f32) {
+        self.run(|| norm::fill_block(&*self.driver, out, width, block, value));
+    }
+
     fn scale(&self, tensor: &mut Tensor, len: usize, factor: f32) {
         self.elementwise("scale", tensor, len, factor);
     }
@@ -414,7 +409,7 @@ impl Backend for Cuda {
             rows_apart: false,
         });
         if let Some(dbias) = dbias {
-            self.run(|| self.column_sums(dbias, dy, shape.rows, shape.outputs));
+            self.run(|| norm::column_sums(&*self.driver, &self.pool, [dbias, dy], shape));
         }
     }
 

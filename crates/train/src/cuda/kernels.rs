@@ -172,6 +172,7 @@ pub const FILES: &[KernelFile] = &[
             ("sum_parts", 64),
             ("fill_f32", 64),
             ("fill_bf16", 64),
+            ("fill_block_f32", 64),
             ("scale_f32", 64),
             ("scale_bf16", 64),
             ("widen", 64),

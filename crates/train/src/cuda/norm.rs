@@ -1,13 +1,14 @@
-//! Launch code of the norms.
+//! Launch code of the norms, and of sums and fills over columns.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use artifact::bail_user;
 
 use super::driver::{Address, Arguments, Driver, Grid};
-use super::memory::{Pool, Tensor};
-use crate::ops::{HeadNormShape, NormGradients, NormKind, NormShape};
+use super::memory::{Dtype, Pool, Tensor};
+use crate::ops::{HeadNormShape, LinearShape, NormGradients, NormKind, NormShape};
 
 fn kind(kind: NormKind) -> i32 {
     match kind {
@@ -35,6 +36,43 @@ pub fn reduce_columns(
 ) -> Result<()> {
     let arguments = Arguments::new().with(out).with(parts).with(count as i32).with(columns as i64);
     driver.launch("reduce_columns", Grid::line(columns.div_ceil(256), 256), arguments)
+}
+
+/// dbias += the column sums of dy.
+pub fn column_sums(
+    driver: &dyn Driver,
+    pool: &Arc<Pool>,
+    [dbias, dy]: [&Tensor; 2],
+    LinearShape { rows, outputs, .. }: LinearShape,
+) -> Result<()> {
+    let count = rows.min(2 * driver.facts().multiprocessors as usize);
+    let parts = pool.take(count * outputs * 4)?;
+    let arguments =
+        Arguments::new().with(parts.at).with(dy.at()).with(rows as i32).with(outputs as i32);
+    driver.launch("column_sums", Grid::line(count, 256), arguments)?;
+    reduce_columns(driver, dbias.at(), parts.at, count, outputs)
+}
+
+/// Sets a block of a gradient whose rows are `width` wide.
+pub fn fill_block(
+    driver: &dyn Driver,
+    out: &Tensor,
+    width: usize,
+    [rows, columns]: [Range<usize>; 2],
+    value: f32,
+) -> Result<()> {
+    if out.dtype != Dtype::F32 {
+        bail!("blocks are filled in f32 alone");
+    }
+    let first = out.at() + ((rows.start * width + columns.start) * 4) as Address;
+    let arguments = Arguments::new()
+        .with(first)
+        .with(width as i64)
+        .with(rows.len() as i32)
+        .with(columns.len() as i32)
+        .with(value);
+    let blocks = (rows.len() * columns.len()).div_ceil(256);
+    driver.launch("fill_block_f32", Grid::line(blocks, 256), arguments)
 }
 
 /// y and 1/√(…) of rows.

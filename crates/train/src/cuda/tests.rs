@@ -470,6 +470,11 @@ fn sums_fills_and_the_optimiser_agree_with_the_reference() {
                 found[..600].iter().all(|&x| x == 3.0) && found[600..].iter().all(|&x| x == 1.5)
             );
         }
+        let (width, mut block) = (33, random(3, 330));
+        let mut tblock = ops.tensor(Kind::Gradient, block.clone());
+        ops.fill_block(&mut tblock, width, [2..7, 5..32], 0.25);
+        Reference.fill_block(&mut block, width, [2..7, 5..32], 0.25);
+        assert_eq!(read(&ops, &tblock), block);
         assert_eq!(ops.zeros(Kind::Activation, 3).dtype, Dtype::Bf16);
     }
 }

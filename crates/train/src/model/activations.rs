@@ -42,6 +42,8 @@ pub(super) struct LayerActivations<T> {
     pub gate_up: T,
     /// What the feed-forward adds to the stream, where that is normed `[N, C]`.
     pub feed_forward_out: Option<Normed<T>>,
+    /// What each projection's adapter makes of its input `[N, R]`; empty where there is none.
+    pub low: [T; 4],
 }
 
 /// The input of a norm, and what the norm keeps.
@@ -68,6 +70,8 @@ pub(super) struct Scratch<T> {
     pub dattended: T,
     /// `[N, (H + 2K) D]`.
     pub dqkv: T,
+    /// Gradient of each `low`.
+    pub dlow: [T; 4],
 }
 
 /// The rows that count, around the head.
@@ -86,19 +90,20 @@ pub(super) struct HeadActivations<T> {
 
 impl<T> Activations<T> {
     /// Makes sure that there is room for `rows`. `gradient`: every layer is kept, and there is room
-    /// for gradients.
+    /// for gradients. `ranks`: R of each projection's adapter, which are the same all the time.
     pub fn reserve<'a, B: Backend<Tensor = T>>(
         this: &'a mut Option<Self>,
         backend: &B,
         config: &ModelConfig,
         rows: usize,
         gradient: bool,
+        ranks: [usize; 4],
     ) -> &'a mut Self {
         if this.as_ref().is_none_or(|held| held.rows < rows) {
             // The old memory goes before the new comes.
             *this = None;
         }
-        this.get_or_insert_with(|| Self::new(backend, config, rows, gradient))
+        this.get_or_insert_with(|| Self::new(backend, config, rows, gradient, ranks))
     }
 
     fn new<B: Backend<Tensor = T>>(
@@ -106,6 +111,7 @@ impl<T> Activations<T> {
         config: &ModelConfig,
         rows: usize,
         gradient: bool,
+        ranks: [usize; 4],
     ) -> Self {
         let (c, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
         let (parallel, sandwich) =
@@ -129,6 +135,7 @@ impl<T> Activations<T> {
             mid_inverse: statistic(usize::from(!parallel)),
             gate_up: zeros(2 * f),
             feed_forward_out: sandwich.then(|| normed(c, 1)),
+            low: ranks.map(zeros),
         };
         Self {
             streams: (0..=depth).map(|_| zeros(c)).collect(),
@@ -142,6 +149,7 @@ impl<T> Activations<T> {
                 dbranch: zeros_if(gradient && sandwich, c),
                 dattended: zeros_if(gradient, heads.query_width()),
                 dqkv: zeros_if(gradient, heads.qkv_width()),
+                dlow: ranks.map(|rank| zeros_if(gradient, rank)),
             },
             head: HeadActivations {
                 stream: normed(c, 1),

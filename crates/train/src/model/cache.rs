@@ -204,12 +204,15 @@ impl<B: Backend + Clone> Decoder<B> {
         if rows == 0 {
             return Ok(Vec::new());
         }
-        let kept =
-            Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
+        // An adapter's products are not the ones whose rows do not depend on one another.
+        ensure!(self.adapter.is_none(), "an adapter is merged into its model before it decodes");
+        let (backend, config) = (&self.backend, &self.config);
+        let kept = Activations::reserve(&mut self.inference, backend, config, rows, false, [0; 4]);
         let pass = Pass {
-            backend: &self.backend,
-            config: &self.config,
+            backend,
+            config,
             weights: &self.weights,
+            adapter: None,
             angles: &self.angles.0,
             rows,
             rows_apart: true,

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::family::{self, Cap, FAMILIES, Fact, Family, HeadSize, RopeRule, Windows};
 use super::fields::{Fields, same};
+use super::peft::{base_folder, is_adapter};
 use super::rope::{self, Rope};
 use crate::ops::{
     AttentionShape, GluShape, HeadNormShape, HeadShape, Heads, LinearShape, LogitRule, NormKind,
@@ -137,13 +138,17 @@ pub struct LayerConfig {
 }
 
 impl ModelConfig {
-    /// Reads `config.json` in `dir`.
+    /// Reads `config.json` in `dir`, or that of the base model if `dir` is an adapter as PEFT writes
+    /// it.
     ///
     /// # Errors
     /// A user error that names the file and the key if the file is missing or not JSON, the
     /// architecture is unknown, or a field asks for what the engine does not do.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
+        if !path.exists() && is_adapter(dir) {
+            return Self::load(&base_folder(dir)?);
+        }
         let text = std::io::read_to_string(open_input(&path)?)
             .map_err(|err| user(format!("{}: cannot be read as text: {err}", path.display())))?;
         Self::parse(&text, &path)

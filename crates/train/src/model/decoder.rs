@@ -7,9 +7,10 @@
 //! vocabulary, L layers.
 
 use super::activations::{Activations, LayerActivations, Normed, Scratch};
+use super::adapter::{Adapter, Pair, Trained};
 use super::family::Block;
 use super::weights::{LayerWeights, Projection, Weights};
-use super::{ModelConfig, Packed};
+use super::{Attached, ModelConfig, Packed};
 use crate::ops::{
     Backend, CacheShape, HeadGradient, Kind, LinearShape, NormGradients, Plus, SavedAttention,
 };
@@ -30,11 +31,48 @@ pub(super) struct Pass<'a, B: Backend> {
     pub backend: &'a B,
     pub config: &'a ModelConfig,
     pub weights: &'a Weights<B::Tensor>,
+    pub adapter: Option<&'a Attached<B::Tensor>>,
     /// The table of each of the config's ropes.
     pub angles: &'a [B::Tensor],
     pub rows: usize,
     /// Whether a row's result must not depend on what other rows there are, as in generation.
     pub rows_apart: bool,
+}
+
+/// Where a layer's gradients go.
+enum LayerGradients<'a, T> {
+    All(&'a mut LayerWeights<T>),
+    Adapter(&'a mut [Option<Pair<T>>; 4]),
+}
+
+impl<'a, T> LayerGradients<'a, T> {
+    fn of(all: &'a mut Trained<T>, l: usize) -> Self {
+        match all {
+            Trained::Full(weights) => Self::All(&mut weights.layers[l]),
+            Trained::Adapter(Adapter { layers }) => Self::Adapter(&mut layers[l]),
+        }
+    }
+
+    /// One of the layer's own tensors, where those are trained.
+    fn own<'b>(
+        &'b mut self,
+        choose: impl FnOnce(&'b mut LayerWeights<T>) -> Option<&'b mut T>,
+    ) -> Option<&'b mut T> {
+        match self {
+            Self::All(weights) => choose(weights),
+            Self::Adapter(_) => None,
+        }
+    }
+}
+
+/// What an adapter does beside a linear map: y += h · up, where h = scale · x · downᵀ.
+struct Beside<'a, T> {
+    pair: &'a Pair<T>,
+    scale: f32,
+    /// x to h.
+    down: LinearShape,
+    /// dy to dh.
+    up: LinearShape,
 }
 
 impl<B: Backend> Pass<'_, B> {
@@ -96,15 +134,16 @@ impl<B: Backend> Pass<'_, B> {
         self.attention_forward(l, normed, batch, kept, attend);
         let mid = kept.mid.as_mut().unwrap_or(mid);
         let out_norm = kept.attention_out.as_mut().zip(weights.attention_out_norm.as_ref());
-        self.project_onto(l, Projection::Output, [mid, x], &kept.attended, out_norm);
+        let (attended, low) = (&kept.attended, &mut kept.low);
+        self.project_onto(l, Projection::Output, [mid, x], attended, out_norm, low);
 
         if let Some(weight) = &weights.feed_forward_norm {
             ops.norm(normed, &mut kept.mid_inverse, mid, weight, None, norm);
         }
-        self.project(l, Projection::GateUp, &mut kept.gate_up, normed, None);
+        self.project(l, Projection::GateUp, &mut kept.gate_up, normed, None, &mut kept.low);
         ops.glu(gated, &kept.gate_up, self.config.glu(self.rows));
         let out_norm = kept.feed_forward_out.as_mut().zip(weights.feed_forward_out_norm.as_ref());
-        self.project_onto(l, Projection::Down, [out, mid], gated, out_norm);
+        self.project_onto(l, Projection::Down, [out, mid], gated, out_norm, &mut kept.low);
     }
 
     /// The normed stream to what is attended to.
@@ -117,11 +156,11 @@ impl<B: Backend> Pass<'_, B> {
         attend: &mut Attend<'_, B>,
     ) {
         let (ops, attention) = (self.backend, self.config.attention(l));
-        let LayerActivations { projected, qkv, attended, log_sums, .. } = kept;
+        let LayerActivations { projected, qkv, attended, log_sums, low, .. } = kept;
         match projected.as_mut().zip(self.layer(l).qk_norm.as_ref()) {
-            None => self.project(l, Projection::Qkv, qkv, normed, None),
+            None => self.project(l, Projection::Qkv, qkv, normed, None, low),
             Some((projected, weight)) => {
-                self.project(l, Projection::Qkv, &mut projected.x, normed, None);
+                self.project(l, Projection::Qkv, &mut projected.x, normed, None, low);
                 let shape = self.config.head_norm(self.rows);
                 ops.head_norm(qkv, &mut projected.inverse, &projected.x, weight, shape);
             }
@@ -165,8 +204,21 @@ impl<B: Backend> Pass<'_, B> {
         LinearShape { rows: self.rows, inputs, outputs }
     }
 
-    /// y = a layer's linear map of x, plus a residual. All of a layer's products go through here,
-    /// and their gradients through the two functions after it.
+    /// The adapter beside a layer's linear map, if there is one.
+    fn beside(&self, l: usize, projection: Projection) -> Option<Beside<'_, B::Tensor>> {
+        let attached = self.adapter?;
+        let pair = attached.tensors.layers[l][projection as usize].as_ref()?;
+        let rank = attached.layout.ranks()[projection as usize];
+        let LinearShape { rows, inputs, outputs } = self.projection_shape(projection);
+        let (down, up) = (
+            LinearShape { rows, inputs, outputs: rank },
+            LinearShape { rows, inputs: outputs, outputs: rank },
+        );
+        Some(Beside { pair, scale: attached.layout.lora.scale(), down, up })
+    }
+
+    /// y = a layer's linear map of x, plus a residual; an adapter's h goes into `low`. All of a
+    /// layer's products go through here, and their gradients through the two functions after it.
     fn project(
         &self,
         l: usize,
@@ -174,14 +226,22 @@ impl<B: Backend> Pass<'_, B> {
         y: &mut B::Tensor,
         x: &B::Tensor,
         residual: Option<&B::Tensor>,
+        low: &mut [B::Tensor; 4],
     ) {
         let linear = self.layer(l).linear(projection);
         let plus = Plus { bias: linear.bias.as_ref(), residual };
         let apply = if self.rows_apart { B::linear_rows } else { B::linear };
         apply(self.backend, y, x, &linear.weight, plus, self.projection_shape(projection));
+        if let Some(Beside { pair, scale, down, up }) = self.beside(l, projection) {
+            let (ops, h) = (self.backend, &mut low[projection as usize]);
+            ops.linear(h, x, &pair.down, Plus::NOTHING, down);
+            ops.scale(h, self.rows * down.outputs, scale);
+            ops.linear_backward_input(y, h, &pair.up, up, true);
+        }
     }
 
-    /// dx (+)= the gradient that comes back through a layer's linear map.
+    /// dx (+)= the gradient that comes back through a layer's linear map; that of an adapter's h
+    /// goes into `dlow`, where it stays for the gradients of the adapter.
     fn project_backward_input(
         &self,
         l: usize,
@@ -189,23 +249,43 @@ impl<B: Backend> Pass<'_, B> {
         dx: &mut B::Tensor,
         dy: &B::Tensor,
         accumulate: bool,
+        dlow: &mut [B::Tensor; 4],
     ) {
         let (weight, shape) =
             (&self.layer(l).linear(projection).weight, self.projection_shape(projection));
         self.backend.linear_backward_input(dx, dy, weight, shape, accumulate);
+        if let Some(Beside { pair, scale, down, up }) = self.beside(l, projection) {
+            let (ops, dh) = (self.backend, &mut dlow[projection as usize]);
+            ops.linear(dh, dy, &pair.up, Plus::NOTHING, up);
+            ops.scale(dh, self.rows * up.outputs, scale);
+            ops.linear_backward_input(dx, dh, &pair.down, down, true);
+        }
     }
 
-    /// Adds to the gradients of a layer's linear map.
+    /// Adds to the gradients of a layer's linear map, or to those of the adapter beside it, whose h
+    /// and dh these are.
     fn project_backward_weight(
         &self,
-        projection: Projection,
-        into: &mut LayerWeights<B::Tensor>,
+        (l, projection): (usize, Projection),
+        into: &mut LayerGradients<'_, B::Tensor>,
         dy: &B::Tensor,
         x: &B::Tensor,
+        [low, dlow]: [&[B::Tensor; 4]; 2],
     ) {
-        let (into, shape) = (into.linear_mut(projection), self.projection_shape(projection));
-        let dbias = into.bias.as_mut();
-        self.backend.linear_backward_weight(&mut into.weight, dbias, dy, x, shape);
+        let (ops, p) = (self.backend, projection as usize);
+        match into {
+            LayerGradients::All(weights) => {
+                let (into, shape) =
+                    (weights.linear_mut(projection), self.projection_shape(projection));
+                ops.linear_backward_weight(&mut into.weight, into.bias.as_mut(), dy, x, shape);
+            }
+            LayerGradients::Adapter(pairs) => {
+                if let Some((into, beside)) = pairs[p].as_mut().zip(self.beside(l, projection)) {
+                    ops.linear_backward_weight(&mut into.up, None, &low[p], dy, beside.up);
+                    ops.linear_backward_weight(&mut into.down, None, &dlow[p], x, beside.down);
+                }
+            }
+        }
     }
 
     /// y = stream + linear(x), or stream + norm(linear(x)) where the family norms what is added.
@@ -216,11 +296,12 @@ impl<B: Backend> Pass<'_, B> {
         [y, stream]: [&mut B::Tensor; 2],
         x: &B::Tensor,
         out_norm: Option<(&mut Normed<B::Tensor>, &B::Tensor)>,
+        low: &mut [B::Tensor; 4],
     ) {
         match out_norm {
-            None => self.project(l, projection, y, x, Some(stream)),
+            None => self.project(l, projection, y, x, Some(stream), low),
             Some((Normed { x: added, inverse }, weight)) => {
-                self.project(l, projection, added, x, None);
+                self.project(l, projection, added, x, None, low);
                 let norm = self.config.norm(self.rows);
                 self.backend.norm(y, inverse, added, weight, Some(stream), norm);
             }
@@ -233,7 +314,7 @@ impl<B: Backend> Pass<'_, B> {
         &self,
         batch: &Packed<B>,
         kept: &mut Activations<B::Tensor>,
-        gradient: Option<(f32, &mut Weights<B::Tensor>)>,
+        gradient: Option<(f32, &mut Trained<B::Tensor>)>,
     ) -> Vec<f32> {
         let (ops, c, counted) = (self.backend, self.config.hidden_size, batch.counted_rows.len());
         if counted == 0 {
@@ -247,18 +328,20 @@ impl<B: Backend> Pass<'_, B> {
             ops.cross_entropy(losses, &head.normed, weight, targets, None, shape);
             return ops.values(&head.losses, counted);
         };
-        let into =
-            HeadGradient { scale, hidden: &mut head.dnormed, head: Some(gradients.head_mut()) };
+        let (dhead, dnorm) = match gradients {
+            Trained::Full(weights) => {
+                let head = weights.lm_head.as_mut().unwrap_or(&mut weights.embed_tokens);
+                (Some(head), Some(&mut weights.norm))
+            }
+            Trained::Adapter(_) => (None, None),
+        };
+        let into = HeadGradient { scale, hidden: &mut head.dnormed, head: dhead };
         let (losses, targets) = (&mut head.losses, &batch.targets);
         ops.cross_entropy(losses, &head.normed, weight, targets, Some(into), shape);
         // The normed rows are needed no more; their memory takes the gradient of the rows before
         // the norm.
-        let into = NormGradients {
-            dx: &mut head.normed,
-            accumulate: false,
-            dweight: Some(&mut gradients.norm),
-            y: None,
-        };
+        let into =
+            NormGradients { dx: &mut head.normed, accumulate: false, dweight: dnorm, y: None };
         let Normed { x, inverse } = &head.stream;
         let norm = self.config.norm(counted);
         ops.norm_backward(into, inverse, &head.dnormed, x, &self.weights.norm, norm);
@@ -269,19 +352,21 @@ impl<B: Backend> Pass<'_, B> {
         losses
     }
 
-    /// From the gradient of the last stream, in `dstream`, to all layers' weights and the
-    /// embedding.
+    /// From the gradient of the last stream, in `dstream`, to all layers' weights and, where they
+    /// are trained, the embedding.
     fn backward(
         &self,
         batch: &Packed<B>,
         kept: &mut Activations<B::Tensor>,
-        gradients: &mut Weights<B::Tensor>,
+        gradients: &mut Trained<B::Tensor>,
     ) {
         let (ops, c) = (self.backend, self.config.hidden_size);
         for l in (0..self.weights.layers.len()).rev() {
             let memory = (&mut kept.layers[l], &mut kept.scratch);
-            self.layer_backward(l, &mut gradients.layers[l], &kept.streams[l], batch, memory);
+            let into = LayerGradients::of(gradients, l);
+            self.layer_backward(l, into, &kept.streams[l], batch, memory);
         }
+        let Trained::Full(gradients) = gradients else { return };
         let dstream = &mut kept.scratch.dstream;
         if let Some(scale) = self.embedding_scale() {
             ops.scale(dstream, self.rows * c, scale);
@@ -295,32 +380,36 @@ impl<B: Backend> Pass<'_, B> {
     fn layer_backward(
         &self,
         l: usize,
-        into: &mut LayerWeights<B::Tensor>,
+        mut into: LayerGradients<'_, B::Tensor>,
         x: &B::Tensor,
         batch: &Packed<B>,
         (kept, scratch): (&mut LayerActivations<B::Tensor>, &mut Scratch<B::Tensor>),
     ) {
         let (ops, weights, norm) = (self.backend, self.layer(l), self.config.norm(self.rows));
+        let into = &mut into;
         self.feed_forward_backward(l, into, kept, scratch);
-        let Scratch { normed, dnormed, dstream, .. } = scratch;
+        let Scratch { normed, dnormed, dstream, dlow, .. } = scratch;
         if let Some((weight, mid)) = weights.feed_forward_norm.as_ref().zip(kept.mid.as_ref()) {
-            let dweight = into.feed_forward_norm.as_mut();
+            let dweight = into.own(|own| own.feed_forward_norm.as_mut());
             let gradients =
                 NormGradients { dx: dstream, accumulate: true, dweight, y: Some(normed) };
             ops.norm_backward(gradients, &kept.mid_inverse, dnormed, mid, weight, norm);
-            self.project_backward_weight(Projection::GateUp, into, &kept.gate_up, normed);
+            let (at, low) = ((l, Projection::GateUp), [&kept.low, &*dlow]);
+            self.project_backward_weight(at, into, &kept.gate_up, normed, low);
         }
 
         self.attention_backward(l, into, batch, kept, scratch);
-        let Scratch { normed, dnormed, dstream, dqkv, .. } = scratch;
+        let Scratch { normed, dnormed, dstream, dqkv, dlow, .. } = scratch;
         // The norm of a parallel block has the gradients of both halves.
-        self.project_backward_input(l, Projection::Qkv, dnormed, dqkv, self.is_parallel());
-        let dweight = Some(&mut into.input_norm);
+        self.project_backward_input(l, Projection::Qkv, dnormed, dqkv, self.is_parallel(), dlow);
+        let dweight = into.own(|own| Some(&mut own.input_norm));
         let gradients = NormGradients { dx: dstream, accumulate: true, dweight, y: Some(normed) };
         ops.norm_backward(gradients, &kept.input_inverse, dnormed, x, &weights.input_norm, norm);
-        self.project_backward_weight(Projection::Qkv, into, dqkv, normed);
+        let low = [&kept.low, &*dlow];
+        self.project_backward_weight((l, Projection::Qkv), into, dqkv, normed, low);
         if self.is_parallel() {
-            self.project_backward_weight(Projection::GateUp, into, &kept.gate_up, normed);
+            let at = (l, Projection::GateUp);
+            self.project_backward_weight(at, into, &kept.gate_up, normed, low);
         }
     }
 
@@ -329,43 +418,46 @@ impl<B: Backend> Pass<'_, B> {
     fn feed_forward_backward(
         &self,
         l: usize,
-        into: &mut LayerWeights<B::Tensor>,
+        into: &mut LayerGradients<'_, B::Tensor>,
         kept: &mut LayerActivations<B::Tensor>,
         scratch: &mut Scratch<B::Tensor>,
     ) {
-        let Scratch { gated, dnormed, dstream, dbranch, .. } = scratch;
+        let Scratch { gated, dnormed, dstream, dbranch, dlow, .. } = scratch;
         let out_norm =
             kept.feed_forward_out.as_ref().zip(self.layer(l).feed_forward_out_norm.as_ref());
-        let dweight = into.feed_forward_out_norm.as_mut();
+        let dweight = into.own(|own| own.feed_forward_out_norm.as_mut());
         let dout = self.branch_gradient(dstream, dbranch, out_norm, dweight);
-        self.project_backward_input(l, Projection::Down, gated, dout, false);
+        self.project_backward_input(l, Projection::Down, gated, dout, false, dlow);
         self.backend.glu_backward(&mut kept.gate_up, gated, self.config.glu(self.rows));
-        self.project_backward_weight(Projection::Down, into, dout, gated);
-        self.project_backward_input(l, Projection::GateUp, dnormed, &kept.gate_up, false);
+        let low = [&kept.low, &*dlow];
+        self.project_backward_weight((l, Projection::Down), into, dout, gated, low);
+        self.project_backward_input(l, Projection::GateUp, dnormed, &kept.gate_up, false, dlow);
     }
 
     /// From what attention adds to the stream to the queries, keys and values, in `dqkv`.
     fn attention_backward(
         &self,
         l: usize,
-        into: &mut LayerWeights<B::Tensor>,
+        into: &mut LayerGradients<'_, B::Tensor>,
         batch: &Packed<B>,
         kept: &LayerActivations<B::Tensor>,
         scratch: &mut Scratch<B::Tensor>,
     ) {
         let (ops, weights) = (self.backend, self.layer(l));
-        let Scratch { dstream, dbranch, dattended, dqkv, .. } = scratch;
+        let Scratch { dstream, dbranch, dattended, dqkv, dlow, .. } = scratch;
         let out_norm = kept.attention_out.as_ref().zip(weights.attention_out_norm.as_ref());
-        let dweight = into.attention_out_norm.as_mut();
+        let dweight = into.own(|own| own.attention_out_norm.as_mut());
         let dout = self.branch_gradient(dstream, dbranch, out_norm, dweight);
-        self.project_backward_input(l, Projection::Output, dattended, dout, false);
-        self.project_backward_weight(Projection::Output, into, dout, &kept.attended);
+        self.project_backward_input(l, Projection::Output, dattended, dout, false, dlow);
+        let (at, low) = ((l, Projection::Output), [&kept.low, &*dlow]);
+        self.project_backward_weight(at, into, dout, &kept.attended, low);
         let LayerActivations { qkv, attended: out, log_sums, projected, .. } = kept;
         let (saved, attention) = (SavedAttention { qkv, out, log_sums }, self.config.attention(l));
         ops.attention_backward(dqkv, dattended, saved, &batch.documents, attention);
         self.turn(l, dqkv, batch, true);
         if let Some((projected, weight)) = projected.as_ref().zip(weights.qk_norm.as_ref()) {
-            let (Normed { x, inverse }, dweight) = (projected, into.qk_norm.as_mut());
+            let Normed { x, inverse } = projected;
+            let dweight = into.own(|own| own.qk_norm.as_mut());
             let shape = self.config.head_norm(self.rows);
             ops.head_norm_backward(dqkv, dweight, inverse, x, weight, shape);
         }

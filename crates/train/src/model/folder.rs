@@ -16,6 +16,7 @@ use safetensors::{SafeTensors, View};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::peft::{self, Merging};
 use super::weights::{Part, Spec, specs};
 use super::{Decoder, Model, ModelConfig};
 use crate::ops::{Backend, Cpu, Stored, StoredKind};
@@ -46,11 +47,14 @@ impl Model {
 
 impl<B: Backend + Clone> Decoder<B> {
     /// Writes `config.json` and `model.safetensors` into an existing folder, as `transformers`
-    /// reads them.
+    /// reads them; with an adapter, that alone, as PEFT reads it.
     ///
     /// # Errors
     /// If a file cannot be written.
     pub fn save(&self, dir: &Path, dtype: Dtype) -> Result<()> {
+        if let Some(attached) = &self.adapter {
+            return peft::save(self, attached, dir, dtype);
+        }
         let mut config = self.config().to_json();
         let name = match dtype {
             Dtype::F32 => "float32",
@@ -60,10 +64,7 @@ impl<B: Backend + Clone> Decoder<B> {
             fields.shift_remove("dtype");
             fields.insert("torch_dtype".into(), name.into());
         }
-        let path = dir.join("config.json");
-        let text = serde_json::to_string_pretty(&config).context("config as JSON")? + "\n";
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-
+        write_json(&dir.join("config.json"), &config)?;
         let tensors = self.specs.all().into_iter().zip(self.weights.all());
         let backend = &self.backend;
         let tensors = tensors.flat_map(|(spec, tensor)| {
@@ -79,9 +80,15 @@ impl<B: Backend + Clone> Decoder<B> {
     }
 }
 
+/// Writes a file of settings.
+pub(super) fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).context("settings as JSON")? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// The crate writes through a temporary file that only its owner may read; a model folder is to be
 /// shared as its other files are.
-fn make_readable(path: &Path) -> Result<()> {
+pub(super) fn make_readable(path: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -95,13 +102,13 @@ fn make_readable(path: &Path) -> Result<()> {
 }
 
 /// A tensor on its way into a file; its values leave the backend's memory when they are written.
-struct Saved<'a, B: Backend> {
-    backend: &'a B,
-    tensor: &'a B::Tensor,
+pub(super) struct Saved<'a, B: Backend> {
+    pub backend: &'a B,
+    pub tensor: &'a B::Tensor,
     /// Values of the whole tensor, of which this is a part.
-    len: usize,
-    part: &'a Part,
-    dtype: Dtype,
+    pub len: usize,
+    pub part: &'a Part,
+    pub dtype: Dtype,
 }
 
 impl<B: Backend> View for Saved<'_, B> {
@@ -128,14 +135,27 @@ impl<B: Backend> View for Saved<'_, B> {
 }
 
 impl<B: Backend + Clone> Decoder<B> {
-    /// Reads a model from a Hugging Face folder. Values of type f32, f16 and bf16 are taken.
+    /// Reads a model from a Hugging Face folder. Values of type f32, f16 and bf16 are taken. The
+    /// folder of an adapter gives its base model with the adapter merged into it.
     ///
     /// # Errors
     /// A user error if the folder has no weights, a file is cut off or is not safetensors, or a
     /// tensor is missing, superfluous, of another shape or type, or in two shards. It names the
     /// file and the tensor.
     pub fn load_on(backend: B, dir: &Path) -> Result<Self> {
+        if peft::is_adapter(dir) {
+            return Self::load_merged(backend, &peft::base_folder(dir)?, Some(dir));
+        }
+        Self::load_merged(backend, dir, None)
+    }
+
+    /// Reads a model from a folder and merges the adapter of another one into it.
+    ///
+    /// # Errors
+    /// As [`Decoder::load_on`], and if the adapter is of another model.
+    pub fn load_merged(backend: B, dir: &Path, adapter: Option<&Path>) -> Result<Self> {
         let config = ModelConfig::load(dir)?;
+        let adapter = adapter.map(|adapter| Merging::open(adapter, dir, &config)).transpose()?;
         let index = Index::find(dir)?;
         let maps = index.files().into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
         let files = maps.iter().map(Shard::parse).collect::<Result<Vec<_>>>()?;
@@ -153,7 +173,13 @@ impl<B: Backend + Clone> Decoder<B> {
         }
         index.check(&found)?;
         check_names(&config, &found, dir)?;
-        Self::build(backend, config, |backend, spec| read(backend, spec, &found))
+        Self::build(backend, config, |backend, spec| {
+            let tensor = read(backend, spec, &found)?;
+            Ok(match &adapter {
+                Some(adapter) => adapter.added(backend, spec, tensor),
+                None => tensor,
+            })
+        })
     }
 }
 
@@ -276,13 +302,13 @@ impl Index {
 }
 
 /// A mapped file.
-struct Shard {
-    path: PathBuf,
+pub(super) struct Shard {
+    pub path: PathBuf,
     map: Mmap,
 }
 
 impl Shard {
-    fn open(path: PathBuf) -> Result<Self> {
+    pub fn open(path: PathBuf) -> Result<Self> {
         let file = open_input(&path)?;
         // SAFETY: the map is read only while a model is loaded; if another process shortens the
         // file meanwhile, that process breaks the promise which every reader of mapped files relies
@@ -292,7 +318,7 @@ impl Shard {
         Ok(Self { path, map })
     }
 
-    fn parse(&self) -> Result<SafeTensors<'_>> {
+    pub fn parse(&self) -> Result<SafeTensors<'_>> {
         SafeTensors::deserialize(&self.map).map_err(|err| {
             user(format!(
                 "{}: not a whole safetensors file ({err}); is it cut off?",
@@ -374,6 +400,11 @@ fn read<B: Backend>(backend: &B, spec: &Spec, found: &Found) -> Result<B::Tensor
     Ok(tensor)
 }
 
+/// The values of a tensor of a file.
+pub(super) fn values(name: &str, path: &Path, view: &TensorView) -> Result<Vec<f32>> {
+    Ok(Cpu.load(&[Stored { kind: kind(name, path, view)?, bytes: view.data() }]))
+}
+
 /// A tensor of a file, which has to be of the config's shape and of a known type.
 fn stored<'a>(part: &Part, path: &Path, view: &TensorView<'a>) -> Result<Stored<'a>> {
     if view.shape() != part.shape {
@@ -385,15 +416,17 @@ fn stored<'a>(part: &Part, path: &Path, view: &TensorView<'a>) -> Result<Stored<
             part.shape
         );
     }
-    let kind = match view.dtype() {
+    Ok(Stored { kind: kind(&part.name, path, view)?, bytes: view.data() })
+}
+
+fn kind(name: &str, path: &Path, view: &TensorView) -> Result<StoredKind> {
+    Ok(match view.dtype() {
         safetensors::Dtype::F32 => StoredKind::F32,
         safetensors::Dtype::F16 => StoredKind::F16,
         safetensors::Dtype::BF16 => StoredKind::Bf16,
         other => bail_user!(
-            "{}: the tensor {} is of type {other:?}; F32, F16 and BF16 are supported",
-            path.display(),
-            part.name
+            "{}: the tensor {name} is of type {other:?}; F32, F16 and BF16 are supported",
+            path.display()
         ),
-    };
-    Ok(Stored { kind, bytes: view.data() })
+    })
 }

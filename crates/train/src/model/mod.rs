@@ -4,27 +4,31 @@
 //! [`Model`] is the decoder on the processor.
 
 mod activations;
+pub mod adapter;
 mod cache;
 pub mod config;
 mod decoder;
 pub mod family;
 mod fields;
 mod folder;
+pub mod peft;
 pub mod rope;
 pub mod weights;
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::ops::{Backend, Cpu, Kind};
 use activations::Activations;
+use adapter::{Adapter, Layout, Lora, Trained};
 use decoder::{Attend, Pass};
-use weights::{Spec, Weights};
+use weights::{Part, Spec, Weights};
 
 pub use cache::{KvCache, Logits};
 pub use config::ModelConfig;
 pub use folder::Dtype;
+pub use peft::Base;
 
 /// A decoder on the processor.
 pub type Model = Decoder<Cpu>;
@@ -35,12 +39,22 @@ pub struct Decoder<B: Backend> {
     config: ModelConfig,
     specs: Arc<Weights<Spec>>,
     weights: Weights<B::Tensor>,
+    /// What is trained beside the weights, which then stay as they are.
+    adapter: Option<Attached<B::Tensor>>,
     /// Cosines and sines of each of the config's ropes for the positions met so far, and how many
     /// those are.
     angles: (Vec<B::Tensor>, usize),
     /// The memory of training passes, and that of passes without a gradient.
     training: Option<Activations<B::Tensor>>,
     inference: Option<Activations<B::Tensor>>,
+}
+
+/// An adapter beside a decoder's weights.
+struct Attached<T> {
+    layout: Arc<Layout>,
+    tensors: Adapter<T>,
+    /// Whose weights they are.
+    base: Base,
 }
 
 /// N tokens laid end to end; attention stays inside each document. No padding tokens exist, and
@@ -138,8 +152,30 @@ impl<B: Backend + Clone> Decoder<B> {
     ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
         let weights = specs.try_map(|spec| tensor(&backend, spec))?;
-        let (angles, training, inference) = ((Vec::new(), 0), None, None);
-        Ok(Self { backend, config, specs, weights, angles, training, inference })
+        let (adapter, angles, training, inference) = (None, (Vec::new(), 0), None, None);
+        Ok(Self { backend, config, specs, weights, adapter, angles, training, inference })
+    }
+
+    /// Puts an adapter of random values beside the weights, which stay from now on; `base` says
+    /// whose weights they are. See [`Layout::initial`].
+    pub fn attach(&mut self, lora: Lora, base: Base, seed: u64) {
+        let layout = Layout::new(lora, &self.specs);
+        let values = layout.initial(seed);
+        self.attach_values(layout, &values, base);
+    }
+
+    fn attach_values(&mut self, layout: Layout, values: &Adapter<Vec<f32>>, base: Base) {
+        let tensors = values.map(|values| self.backend.tensor(Kind::Weight, values.clone()));
+        self.adapter = Some(Attached { layout: Arc::new(layout), tensors, base });
+        // Their room depends on the adapter.
+        (self.training, self.inference) = (None, None);
+    }
+
+    /// Number of values that are trained: all, or those of the adapter.
+    #[must_use]
+    pub fn trained_count(&self) -> usize {
+        let of_adapter = self.adapter.as_ref().map(|attached| attached.layout.parameter_count());
+        of_adapter.unwrap_or_else(|| self.parameter_count())
     }
 
     /// A decoder with random weights: normal with the config's `initializer_range`, matrices that
@@ -154,7 +190,7 @@ impl<B: Backend + Clone> Decoder<B> {
         Self::build(backend, config, draw).expect("drawing cannot fail")
     }
 
-    /// The same weights on another backend.
+    /// The same weights on another backend, without an adapter.
     #[must_use]
     pub fn copy_to<C: Backend + Clone>(&self, backend: C) -> Decoder<C> {
         let mut all = self.specs.all().into_iter().zip(self.weights.all());
@@ -171,22 +207,10 @@ impl<B: Backend + Clone> Decoder<B> {
         &self.config
     }
 
-    /// Number of trained values; a tied head counts once.
+    /// Number of weights; a tied head counts once. An adapter is not counted.
     #[must_use]
     pub fn parameter_count(&self) -> usize {
         self.specs.all().iter().map(|spec| spec.elements()).sum()
-    }
-
-    /// The first parameter with a value that is no number, by its name in the checkpoint.
-    #[must_use]
-    pub fn first_not_finite(&self) -> Option<String> {
-        self.specs.all().into_iter().zip(self.weights.all()).find_map(|(spec, tensor)| {
-            let values = self.backend.view(tensor, spec.elements());
-            let is_broken = |part: &&weights::Part| {
-                !values[part.range.clone()].iter().all(|value| value.is_finite())
-            };
-            spec.parts.iter().find(is_broken).map(|part| part.name.clone())
-        })
     }
 
     /// Loss of each token `[N]`, 0 where masked; `gradients` += `scale` · d(sum of losses).
@@ -202,18 +226,26 @@ impl<B: Backend + Clone> Decoder<B> {
         batch.check(&self.config)?;
         self.reserve_angles(batch.longest());
         let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
-        let kept =
-            Activations::reserve(&mut self.training, &self.backend, &self.config, rows, true);
+        let (backend, config, adapter) = (&self.backend, &self.config, self.adapter.as_ref());
+        if adapter.is_some() != matches!(gradients.tensors, Trained::Adapter(_)) {
+            bail!("the gradients were made before an adapter came to the model");
+        }
+        let ranks = adapter.map_or([0; 4], |attached| attached.layout.ranks());
+        let kept = Activations::reserve(&mut self.training, backend, config, rows, true, ranks);
         let pass = Pass {
-            backend: &self.backend,
-            config: &self.config,
+            backend,
+            config,
             weights: &self.weights,
+            adapter,
             angles: &self.angles.0,
             rows,
             rows_apart: false,
         };
         pass.forward(&packed, kept, Attend::Documents);
-        let losses = pass.losses(&packed, kept, Some((scale, &mut gradients.weights)));
+        let losses = pass.losses(&packed, kept, Some((scale, &mut gradients.tensors)));
+        if let (Some(attached), Trained::Adapter(tensors)) = (adapter, &mut gradients.tensors) {
+            attached.layout.clear_outside(backend, tensors);
+        }
         self.backend.check()?;
         Ok(spread(&losses, &packed.counted_rows, rows))
     }
@@ -226,12 +258,14 @@ impl<B: Backend + Clone> Decoder<B> {
         batch.check(&self.config)?;
         self.reserve_angles(batch.longest());
         let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
-        let kept =
-            Activations::reserve(&mut self.inference, &self.backend, &self.config, rows, false);
+        let (backend, config, adapter) = (&self.backend, &self.config, self.adapter.as_ref());
+        let ranks = adapter.map_or([0; 4], |attached| attached.layout.ranks());
+        let kept = Activations::reserve(&mut self.inference, backend, config, rows, false, ranks);
         let pass = Pass {
-            backend: &self.backend,
-            config: &self.config,
+            backend,
+            config,
             weights: &self.weights,
+            adapter,
             angles: &self.angles.0,
             rows,
             rows_apart: false,
@@ -242,17 +276,39 @@ impl<B: Backend + Clone> Decoder<B> {
         Ok(spread(&losses, &packed.counted_rows, rows))
     }
 
+    /// The name of the first trained tensor with a value that is no number.
+    #[must_use]
+    pub fn first_not_finite(&self) -> Option<String> {
+        let specs = self.trained_specs();
+        let tensors = match &self.adapter {
+            None => self.weights.all(),
+            Some(attached) => attached.tensors.all(),
+        };
+        specs.all().into_iter().zip(tensors).find_map(|(spec, tensor)| {
+            let values = self.backend.view(tensor, spec.elements());
+            let is_whole = |part: &Part| values[part.range.clone()].iter().all(|x| x.is_finite());
+            spec.parts.iter().find(|part| !is_whole(part)).map(|part| part.name.clone())
+        })
+    }
+
     /// What the optimiser needs of the model.
-    pub(crate) fn specs(&self) -> Arc<Weights<Spec>> {
-        Arc::clone(&self.specs)
+    pub(crate) fn trained_specs(&self) -> Arc<Trained<Spec>> {
+        Arc::new(match &self.adapter {
+            None => Trained::Full(Weights::clone(&self.specs)),
+            Some(attached) => Trained::Adapter(attached.layout.specs()),
+        })
     }
 
     pub(crate) fn backend(&self) -> &B {
         &self.backend
     }
 
-    pub(crate) fn weights_mut(&mut self) -> &mut Weights<B::Tensor> {
-        &mut self.weights
+    /// The tensors that are trained, in the order of their specs.
+    pub(crate) fn trained_mut(&mut self) -> Vec<&mut B::Tensor> {
+        match &mut self.adapter {
+            None => self.weights.all_mut(),
+            Some(attached) => attached.tensors.all_mut(),
+        }
     }
 
     /// Sees to it that positions below `positions` have their angles.
@@ -316,24 +372,28 @@ fn named<'a>(
         .collect()
 }
 
-/// The gradient of every parameter.
+/// The gradient of everything that is trained.
 pub struct Gradients<B: Backend = Cpu> {
     backend: B,
-    specs: Arc<Weights<Spec>>,
-    weights: Weights<B::Tensor>,
+    specs: Arc<Trained<Spec>>,
+    tensors: Trained<B::Tensor>,
+    /// Of the adapter, where one is trained.
+    layout: Option<Arc<Layout>>,
 }
 
 impl<B: Backend + Clone> Gradients<B> {
     /// Zeros for a model.
     #[must_use]
     pub fn zeros(model: &Decoder<B>) -> Self {
-        let weights = model.specs.map(|spec| model.backend.zeros(Kind::Gradient, spec.elements()));
-        Self { backend: model.backend.clone(), specs: Arc::clone(&model.specs), weights }
+        let specs = model.trained_specs();
+        let tensors = specs.map(|spec| model.backend.zeros(Kind::Gradient, spec.elements()));
+        let layout = model.adapter.as_ref().map(|attached| Arc::clone(&attached.layout));
+        Self { backend: model.backend.clone(), specs, tensors, layout }
     }
 
     /// Back to zero.
     pub fn clear(&mut self) {
-        for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all_mut()) {
+        for (spec, tensor) in self.specs.all().into_iter().zip(self.tensors.all_mut()) {
             self.backend.fill(tensor, spec.elements(), 0.0);
         }
     }
@@ -341,7 +401,7 @@ impl<B: Backend + Clone> Gradients<B> {
     /// √ of the sum of all squares, summed in f64 in a fixed order.
     #[must_use]
     pub fn global_norm(&self) -> f64 {
-        self.weights
+        self.tensors
             .all()
             .into_iter()
             .map(|tensor| self.backend.sum_of_squares(tensor))
@@ -351,20 +411,26 @@ impl<B: Backend + Clone> Gradients<B> {
 
     /// Multiplies every gradient.
     pub fn scale(&mut self, factor: f32) {
-        for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all_mut()) {
+        for (spec, tensor) in self.specs.all().into_iter().zip(self.tensors.all_mut()) {
             self.backend.scale(tensor, spec.elements(), factor);
         }
     }
 
-    pub(crate) fn weights(&self) -> &Weights<B::Tensor> {
-        &self.weights
+    pub(crate) fn tensors(&self) -> &Trained<B::Tensor> {
+        &self.tensors
     }
 
-    /// Copies of all gradients by the checkpoint's names.
+    /// Copies of all gradients by the checkpoint's names, or an adapter's by PEFT's.
     #[must_use]
     pub fn named(&self) -> Vec<(String, Vec<f32>)> {
+        if let (Some(layout), Trained::Adapter(tensors)) = (&self.layout, &self.tensors) {
+            let values =
+                tensors.map(|tensor| self.backend.values(tensor, self.backend.len(tensor)));
+            let matrices = layout.matrices(&values).into_iter();
+            return matrices.map(|matrix| (matrix.name, matrix.values)).collect();
+        }
         let mut all = Vec::new();
-        for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all()) {
+        for (spec, tensor) in self.specs.all().into_iter().zip(self.tensors.all()) {
             let values = self.backend.values(tensor, spec.elements());
             all.extend(
                 spec.parts

@@ -71,6 +71,22 @@ pub enum Projection {
     Down,
 }
 
+impl Projection {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
+
+    /// A name for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qkv => "qkv",
+            Self::Output => "output",
+            Self::GateUp => "gate_up",
+            Self::Down => "down",
+        }
+    }
+}
+
 impl<T> LayerWeights<T> {
     /// A linear map.
     pub fn linear(&self, projection: Projection) -> &Linear<T> {
@@ -159,11 +175,6 @@ impl<T> Weights<T> {
     /// The head: the embedding itself where they are tied.
     pub fn head(&self) -> &T {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
-    }
-
-    /// The head's gradient to add to.
-    pub fn head_mut(&mut self) -> &mut T {
-        self.lm_head.as_mut().unwrap_or(&mut self.embed_tokens)
     }
 
     /// Every tensor, in the checkpoint's order.

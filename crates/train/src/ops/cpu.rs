@@ -31,6 +31,18 @@ impl Backend for Cpu {
     fn fill(&self, tensor: &mut Vec<f32>, len: usize, value: f32) {
         split::for_each_rows(&mut tensor[..len], 1, |_, part| part.fill(value));
     }
+    fn fill_block(
+        &self,
+        tensor: &mut Vec<f32>,
+        width: usize,
+        block: [Range<usize>; 2],
+        value: f32,
+    ) {
+        let [rows, columns] = block;
+        for row in rows {
+            tensor[row * width..][columns.clone()].fill(value);
+        }
+    }
     fn scale(&self, tensor: &mut Vec<f32>, len: usize, factor: f32) {
         split::for_each_rows(&mut tensor[..len], 1, |_, part| simd::scale(part, factor));
     }

@@ -8,6 +8,7 @@
 //! row-major. Weights stand as `[outputs, inputs]`.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 pub mod adamw;
 pub mod attention;
@@ -321,6 +322,14 @@ pub trait Backend {
     fn index(&self, values: &[u32]) -> Self::Index;
     /// Sets the first `len` values.
     fn fill(&self, tensor: &mut Self::Tensor, len: usize, value: f32);
+    /// Sets a block, rows then columns, of a matrix of rows `width` wide.
+    fn fill_block(
+        &self,
+        tensor: &mut Self::Tensor,
+        width: usize,
+        block: [Range<usize>; 2],
+        value: f32,
+    );
     /// Multiplies the first `len` values.
     fn scale(&self, tensor: &mut Self::Tensor, len: usize, factor: f32);
     /// Sum of the squares of all values.

@@ -29,6 +29,18 @@ impl Backend for Reference {
     fn fill(&self, tensor: &mut Vec<f32>, len: usize, value: f32) {
         tensor[..len].fill(value);
     }
+    fn fill_block(
+        &self,
+        tensor: &mut Vec<f32>,
+        width: usize,
+        block: [Range<usize>; 2],
+        value: f32,
+    ) {
+        let [rows, columns] = block;
+        for (row, column) in rows.flat_map(|row| columns.clone().map(move |column| (row, column))) {
+            tensor[row * width + column] = value;
+        }
+    }
     fn scale(&self, tensor: &mut Vec<f32>, len: usize, factor: f32) {
         tensor[..len].iter_mut().for_each(|x| *x *= factor);
     }

@@ -1,0 +1,154 @@
+//! Settings of low-rank adapters: the `[train.lora]` section of a pipeline file, and the [`Lora`]
+//! that it comes to.
+
+use anyhow::Result;
+use artifact::bail_user;
+use artifact::config::nearest;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::adapter::{Lora, Target};
+
+/// What a LoRA run learns with where the learning rate is left out: ten to twenty times what all
+/// weights would be tuned with, as an adapter wants (Schulman et al. 2025, LoRA without regret).
+pub const LEARNING_RATE: f64 = 2e-4;
+
+/// The `[train.lora]` section: trains a low-rank adapter (LoRA) beside the base model's weights, which stay as they
+/// are. The trained model is then a folder in PEFT's layout, which names its base; every later stage and
+/// `isogloss generate` take it, and `isogloss merge` makes a whole model of it. The learning rate's default
+/// becomes 2e-4. For example:
+///
+/// [train.lora]
+/// rank = 16
+/// targets = ["q_proj", "v_proj"]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Rank of the adapter's matrices. Default 16.
+    pub rank: usize,
+    /// The adapter's product is multiplied by alpha / rank. Default 32.
+    pub alpha: f64,
+    /// Share of an adapter's inputs that is dropped in training; only 0, the default, is supported.
+    pub dropout: f64,
+    /// The linear maps that have an adapter: "all-linear" (default), or a list of q_proj, k_proj, v_proj, o_proj,
+    /// gate_proj, up_proj and down_proj.
+    pub targets: Targets,
+    /// Multiply by alpha / √rank in place of alpha / rank (rsLoRA). Default false.
+    pub rslora: bool,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        let targets = Targets::One(ALL.to_owned());
+        Self { rank: 16, alpha: 32.0, dropout: 0.0, targets, rslora: false }
+    }
+}
+
+/// Names of linear maps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Targets {
+    /// "all-linear", or one map.
+    One(String),
+    /// Some of them.
+    Some(Vec<String>),
+}
+
+const ALL: &str = "all-linear";
+
+impl Targets {
+    fn resolve(&self) -> Result<Vec<Target>> {
+        let names = match self {
+            Targets::One(name) if name == ALL => return Ok(Target::ALL.to_vec()),
+            Targets::One(name) => std::slice::from_ref(name),
+            Targets::Some(names) => names,
+        };
+        let known = Target::ALL.map(Target::name);
+        let mut targets = Vec::new();
+        for name in names {
+            match Target::ALL.into_iter().find(|target| target.name() == name) {
+                Some(target) => targets.push(target),
+                None => {
+                    let near = nearest(name, known)
+                        .map_or(String::new(), |near| format!(", is it {near}?"));
+                    bail_user!(
+                        "train.lora.targets: there is no linear map \"{name}\"{near}; there are \
+                         \"{ALL}\" and {}",
+                        known.join(", ")
+                    );
+                }
+            }
+        }
+        if targets.is_empty() {
+            bail_user!("train.lora.targets is empty; leave it out for all linear maps");
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        Ok(targets)
+    }
+}
+
+impl LoraConfig {
+    /// Checks the values. A fault is a `UserError` that names the key.
+    pub fn resolve(&self) -> Result<Lora> {
+        if self.rank == 0 {
+            bail_user!("train.lora.rank is 0; it must be at least 1");
+        }
+        if !(self.alpha > 0.0 && self.alpha.is_finite()) {
+            bail_user!("train.lora.alpha is {}; it must be above 0", self.alpha);
+        }
+        if self.dropout != 0.0 {
+            bail_user!(
+                "train.lora.dropout is {}; dropout is not supported, leave it out or write 0",
+                self.dropout
+            );
+        }
+        let targets = self.targets.resolve()?;
+        Ok(Lora { rank: self.rank, alpha: self.alpha, rslora: self.rslora, targets })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrainConfig;
+    use artifact::error::is_user;
+    use std::path::Path;
+
+    fn parse(text: &str) -> Result<TrainConfig> {
+        artifact::config::from_toml(text, Path::new("train.toml"))
+    }
+
+    #[test]
+    fn the_section_has_pefts_scales_and_a_learning_rate_of_its_own() {
+        let recipe = parse("[lora]").unwrap().resolve().unwrap();
+        let lora = recipe.lora.unwrap();
+        assert_eq!((lora.rank, lora.scale(), &lora.targets[..]), (16, 2.0, &Target::ALL[..]));
+        assert_eq!(recipe.learning_rate, LEARNING_RATE);
+        let text = "learning_rate = 1e-3\n[lora]\nrank = 4\nalpha = 8\nrslora = true\n\
+                    targets = [\"v_proj\", \"q_proj\", \"v_proj\"]";
+        let recipe = parse(text).unwrap().resolve().unwrap();
+        let lora = recipe.lora.unwrap();
+        assert_eq!((lora.scale(), recipe.learning_rate), (4.0, 1e-3));
+        assert_eq!(lora.targets, [Target::QProj, Target::VProj]);
+        assert_eq!(parse("").unwrap().resolve().unwrap().lora, None);
+    }
+
+    #[test]
+    fn bad_values_name_their_key() {
+        for (text, words) in [
+            ("rank = 0", "rank is 0"),
+            ("alpha = 0", "alpha"),
+            ("alpha = nan", "alpha"),
+            ("dropout = 0.1", "dropout"),
+            ("targets = []", "targets"),
+            ("targets = [\"q_prj\"]", "is it q_proj?"),
+            ("targets = \"c_attn\"", "all-linear"),
+            ("ranks = 2", "rank"),
+        ] {
+            let resolved = parse(&format!("[lora]\n{text}")).and_then(|config| config.resolve());
+            let error = resolved.unwrap_err();
+            assert!(is_user(&error) && error.to_string().contains(words), "{text}: {error}");
+        }
+    }
+}
