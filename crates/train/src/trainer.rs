@@ -111,9 +111,7 @@ pub fn run(
 ) -> Result<Summary> {
     let setup = Setup::new(config, base, data, shared, ctx)?;
     match setup.recipe.device.open(ctx)? {
-        Opened::Cpu => {
-            run_on(Cpu, setup, base, shared, (out, ctx), |folder| shared.model(folder))
-        }
+        Opened::Cpu => run_on(Cpu, setup, base, shared, (out, ctx), |folder| shared.model(folder)),
         Opened::Cuda(cuda) => {
             let load = |folder: &Path| Decoder::load_on(cuda.clone(), folder);
             run_on(cuda.clone(), setup, base, shared, (out, ctx), load)

@@ -1,0 +1,71 @@
+//! Runs that train an adapter: what they write, that an interruption changes nothing, and what they refuse.
+
+mod trainer_common;
+
+use std::fs;
+use std::path::Path;
+
+use artifact::error::is_user;
+use train::BaseModel;
+use train::model::Model;
+use trainer_common::{Bench, base, metrics, sums};
+
+const SETTINGS: &str = "batch_size = 8\nlearning_rate = 5e-3\nkeep_best = false\nsteps = 6\n";
+const LORA: &str =
+    "\n[lora]\nrank = 4\nalpha = 8\ntargets = [\"q_proj\", \"v_proj\", \"down_proj\"]";
+
+/// A base model with weights: a short full training.
+fn trained_base(bench: &Bench) -> BaseModel {
+    bench.run("base", "steps = 2\nbatch_size = 8").unwrap();
+    BaseModel::Weights(bench.out("base").join("model"))
+}
+
+fn bytes(folder: &Path) -> Vec<u8> {
+    fs::read(folder.join("model/adapter_model.safetensors")).unwrap()
+}
+
+#[test]
+fn an_adapter_is_trained_goes_on_after_an_interruption_and_answers() {
+    let bench = Bench::new(&sums(24), 4);
+    let base = trained_base(&bench);
+    let settings = format!("{SETTINGS}save_every = 2{LORA}");
+    let summary = bench.run_from(&base, "whole", &settings).unwrap();
+    // Rank 4 beside q (32 to 32), v (32 to 16) and down (48 to 32), in two layers.
+    assert_eq!(summary.trained, Some(2 * 4 * (64 + 48 + 80)));
+    let out = bench.out("whole");
+    let rows = metrics(&out);
+    let first = rows.iter().find(|row| !row.validation).unwrap().loss;
+    assert!(summary.loss.unwrap() < first, "it learns");
+    let model = out.join("model");
+    assert!(!model.join("model.safetensors").exists() && model.join("tokenizer.json").exists());
+    // Stopped at step 4, in the middle, by a checkpoint that cannot be written.
+    let in_the_way = bench.out("parts").join("checkpoint/.step-4");
+    fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    fs::write(&in_the_way, "").unwrap();
+    bench.run_from(&base, "parts", &settings).unwrap_err();
+    fs::remove_file(in_the_way).unwrap();
+    bench.run_from(&base, "parts", &settings).unwrap();
+    assert!(bytes(&out) == bytes(&bench.out("parts")));
+    assert_eq!(rows, metrics(&bench.out("parts")));
+    // Loaded, it is another model than its base.
+    let BaseModel::Weights(folder) = &base else { unreachable!("the base has weights") };
+    let (tuned, plain) = (Model::load(&model).unwrap(), Model::load(folder).unwrap());
+    let differ = tuned.parameters().iter().zip(plain.parameters()).filter(|(a, b)| *a != b).count();
+    assert_eq!(differ, 6, "three maps in two layers");
+}
+
+#[test]
+fn the_base_of_an_adapter_is_whole_and_stays_the_same() {
+    let bench = Bench::new(&sums(24), 0);
+    let random = bench.run_from(&base(), "random", &format!("{SETTINGS}{LORA}")).unwrap_err();
+    assert!(is_user(&random) && random.to_string().contains("base model with weights"), "{random}");
+    let whole = trained_base(&bench);
+    bench.run_from(&whole, "one", &format!("{SETTINGS}{LORA}")).unwrap();
+    let adapter = BaseModel::Weights(bench.out("one").join("model"));
+    let error = bench.run_from(&adapter, "two", SETTINGS).unwrap_err();
+    assert!(is_user(&error) && error.to_string().contains("isogloss merge"), "{error}");
+    // Other weights in the base's place.
+    bench.run("base", "steps = 3\nbatch_size = 8").unwrap();
+    let error = Model::load(&bench.out("one").join("model")).err().expect("must be refused");
+    assert!(is_user(&error) && error.to_string().contains("other weights"), "{error:#}");
+}
