@@ -233,7 +233,7 @@ fn what_is_saved_has_pefts_names_and_is_read_back_bit_for_bit() {
         let under =
             |name: &str| live().map_or_else(|| temporary.path().join(name), |_| folder.join(name));
         let [export, merged] = ["export", "merged"].map(under);
-        [&export, &merged].map(|out| std::fs::create_dir_all(out).unwrap());
+        [&export, &merged].iter().for_each(|out| std::fs::create_dir_all(out).unwrap());
         attached(Cpu, &folder).save(&export, Dtype::F32).unwrap();
         let file = "adapter_model.safetensors";
         assert_eq!(tensors(&export.join(file)), tensors(&folder.join(file)));
