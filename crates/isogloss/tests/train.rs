@@ -38,14 +38,13 @@ fn ingest(place: &Place, lines: &[&str]) {
 }
 
 #[test]
-fn a_template_that_fails_names_row_and_message() {
+fn a_template_that_fails_names_folder_and_message() {
     let place = place();
     place.write(
         "tok/chat_template.jinja",
         "{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('nobody answers here') }}{% endif %}{% endfor %}",
     );
-    let words =
-        ["examples.parquet: example raw/math-", "message 1 (assistant)", "nobody answers here"];
+    let words = ["tok: the chat template", "message 1 (assistant)", "nobody answers here"];
     refused(&place, &format!("{TRAIN} --data data"), &words);
     place.write("tok/chat_template.jinja", "{% for m in messages %}");
     refused(&place, &format!("{TRAIN} --data data"), &["chat_template.jinja", "does not parse"]);
@@ -61,7 +60,7 @@ fn a_template_without_an_end_token_is_refused() {
     refused(
         &place,
         &format!("{TRAIN} --data data"),
-        &["example raw/math-", "no end-of-turn token"],
+        &["tok: the chat template", "no end-of-turn token"],
     );
 }
 

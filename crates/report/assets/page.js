@@ -117,7 +117,11 @@
     if (point) show(point);
     else hide();
   });
-  addEventListener("scroll", hide, { passive: true, capture: true });
+  // A value read by keyboard moves along: a figure that takes the focus scrolls into view by itself.
+  addEventListener("scroll", () => {
+    if (held && document.activeElement?.contains(held.point)) show(held.point);
+    else hide();
+  }, { passive: true, capture: true });
   const places = new WeakMap();
   for (const drawing of all(".drawing")) {
     drawing.setAttribute("aria-description", "Arrow keys read the values");

@@ -29,6 +29,9 @@ pub struct AdamW<B: Backend = Cpu> {
     specs: Arc<Trained<Spec>>,
 }
 
+/// A moment by its name in a checkpoint.
+pub type Named<'a> = (String, Cow<'a, [f32]>);
+
 /// What the moments are called in a checkpoint, as PyTorch calls them.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
@@ -68,7 +71,7 @@ impl<B: Backend + Clone> AdamW<B> {
 impl<B: Backend + Clone> AdamW<B> {
     /// Steps done, and the moments as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`.
     #[must_use]
-    pub fn state(&self, backend: &B) -> (u64, Vec<(String, Cow<'_, [f32]>)>) {
+    pub fn state(&self, backend: &B) -> (u64, Vec<Named<'_>>) {
         let mut all = Vec::new();
         for (moment, tensors) in MOMENTS.iter().zip(&self.moments) {
             for (spec, tensor) in self.specs.all().into_iter().zip(tensors.all()) {

@@ -63,7 +63,12 @@ impl Setup {
         encoder.encoder.tokenizer.check_fits(model.vocab_size)?;
         if recipe.objective == Objective::Sft {
             // What the trained model's folder will say; a template that cannot tell must not come out at the end.
-            let of_template = || format!("{}: an answer's end", base.tokenizer().display());
+            let of_template = || {
+                format!(
+                    "{}: the chat template does not tell how an answer ends",
+                    base.tokenizer().display()
+                )
+            };
             encoder.encoder.stop_ids().with_context(of_template)?;
         }
         let sequence_length = sequence_length(&recipe, model.max_position_embeddings)?;

@@ -82,7 +82,7 @@ pub fn word_pass(text: &str, lang: &str, detector: &Detector) -> Fidelity {
         return none("latin script");
     }
     match line_pass(text, lang, detector).value {
-        Some(value) if value == 1.0 => {}
+        Some(1.0) => {}
         Some(_) => return none("fails by line"),
         None => return none("short lines"),
     }
