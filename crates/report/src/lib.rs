@@ -175,7 +175,7 @@ impl fmt::Display for Summary {
             writeln!(f, "\n{}", question.question)?;
             let shown = &question.answers[..question.answers.len().min(ANSWERS_SHOWN)];
             for answer in shown {
-                let text = format!("{}: {}", answer.about, answer.text);
+                let text = format!("{}. {}: {}", answer.about, answer.topic, answer.text);
                 let lines = words::wrap(&text, 100);
                 writeln!(f, "  {:<16}  {}", answer.verdict, lines.join("\n                    "))?;
             }
