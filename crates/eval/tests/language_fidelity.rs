@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use eval::metric::{Item, Metric, Tools, exact_match::Marks};
-use language::Detector;
+use language::{Accuracy, Detector};
 use rayon::prelude::*;
 
 const LANGUAGES: [&str; 15] =
@@ -75,8 +75,8 @@ impl Rates {
     }
 }
 
-fn judged(answers: &[Answer]) -> Vec<(&Answer, char)> {
-    let detector = Detector::new(&LANGUAGES.map(String::from)).expect("known languages");
+fn judged(answers: &[Answer], accuracy: Accuracy) -> Vec<(&Answer, char)> {
+    let detector = Detector::with(&LANGUAGES.map(String::from), accuracy).expect("known languages");
     let tools = Tools::from(detector);
     answers.par_iter().map(|answer| (answer, ours(answer, &tools))).collect()
 }
@@ -92,13 +92,14 @@ fn a_sample_of_answers_is_judged_as_by_the_benchmark() {
             Answer { lang: text("lang"), text: text("generation"), theirs }
         })
         .collect();
-    let judged = judged(&answers);
+    let judged = judged(&answers, Accuracy::Accurate);
     let (lines, words) = (Rates::by_line(&judged), Rates::by_word(&judged));
     assert!(answers.len() > 100 && lines.agreement >= 97.0, "{lines:?}");
     assert!(words.agreement >= 97.0, "{words:?}");
 }
 
-/// fastText's lid.176.ftz takes short Chinese headings for Japanese and short Indonesian ones for Malay or Italian: there the
+/// With the fast detector both models' rates by line are within a point of the benchmark's. The accurate one is right more often than
+/// the benchmark: fastText's lid.176.ftz takes short Chinese headings for Japanese and short Indonesian ones for Malay or Italian: there the
 /// benchmark fails answers that are right, and the pass rates may differ by more than elsewhere, but in one direction only. Its word
 /// list does not have `sharding`, `qubit` or `genki`, which are strays to us: 20 answers of 2,903. The rates by word are held to a
 /// point over both models' answers together; llama-2 has 428 that pass by line, of which 7 differ, one way.
@@ -119,9 +120,13 @@ fn all_answers_are_judged_as_by_the_benchmark() {
             .map(|(row, theirs)| Answer { lang: row[5].into(), text: row[2].into(), theirs })
             .collect();
         assert_eq!(answers.len(), verdicts.len());
-        let judged = judged(&answers);
+        let judged = judged(&answers, Accuracy::Accurate);
         let (lines, words) = (Rates::by_line(&judged), Rates::by_word(&judged));
         println!("{model}: {lines:?}, {words:?}");
+        let fast = Rates::by_line(&self::judged(&answers, Accuracy::Fast));
+        println!("  fast: {fast:?}");
+        assert!(fast.agreement >= 97.0, "{model}: {fast:?}");
+        assert!((fast.theirs - fast.ours).abs() <= 1.0, "{model}: {fast:?}");
         assert!(lines.agreement >= 97.0, "{model}: {lines:?}");
         assert!(words.agreement >= 97.0, "{model}: {words:?}");
         let of = |pick: &dyn Fn(&str) -> bool| {
