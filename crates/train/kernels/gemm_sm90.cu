@@ -9,9 +9,11 @@
 // dw = dyᵀ x): the tensor cores read both, so nothing is ever transposed in memory.
 //
 // Ways out: bf16, plus a bias by column and a residual where they are given; or f32, added to what is
-// there or put into one plane a split, which gemm_reduce sums in order.
-#include "hopper.cuh"
+// there or put into one plane a split, which gemm_reduce sums in order; or, of the gate and up of a
+// feed-forward, bf16 and the gated values beside them: a tile then has the same 128 columns of both.
+#include "activation.cuh"
 #include "gemm.cuh"
+#include "hopper.cuh"
 
 constexpr i32 GEMM_BM = 128;
 constexpr i32 GEMM_PANEL = 64 * 64 * 2;  // bytes of a 64 × 64 panel of bf16
@@ -28,6 +30,13 @@ struct GemmLayout {
     static constexpr u32 empty = full + stages * 8;
     static constexpr u32 bytes = empty + stages * 8;
 };
+
+/// Where a warpgroup's two panels on the way out stand.
+template <i32 BN>
+DEVICE u32 gemm_out_place(u32 half) {
+    DYNAMIC_SHARED(memory);
+    return shared_address(memory) + GemmLayout<BN>::out + half * 2 * GEMM_PANEL;
+}
 
 /// Loads `rows` × 64 of an operand at (row, k): K-major in one box, MN-major in boxes of 64 × 64.
 template <i32 rows, i32 mn_major>
@@ -48,33 +57,72 @@ DEVICE u64 gemm_operand(u32 shared, i32 step) {
                     : matrix_descriptor(shared + step * 32, 0, 1024);
 }
 
-/// Out as bf16: in panels of 64 columns through shared memory, which the copy engine takes away.
+/// One panel of 64 × 64 out through shared memory, which the copy engine takes away to (row, column).
+/// `two(k, r, x)` are the bf16 at row r and columns x, x + 1 of the panel, which are d[k], d[k + 1] of a
+/// first panel. `room`: how many panels before this one may still be on their way.
+template <i32 room, typename TwoValues>
+DEVICE void gemm_out_panel(const TensorMap& c, u32 at, u32 group, i32 row, i32 column, TwoValues two) {
+    u32 thread = threadIdx.x & 127u, warp = thread / 32, g = thread % 32 / 4, q = thread % 4;
+    if (thread == 0) tensor_store_wait_read<room>();
+    barrier_sync(1 + group, 128);
+#pragma unroll
+    for (i32 j = 0; j < 8; ++j)
+#pragma unroll
+        for (i32 i = 0; i < 2; ++i) {
+            u32 r = 16 * warp + g + 8 * i, x = 8 * j + 2 * q;
+            store_shared_u32(at + swizzle_128(r * 128 + x * 2), two(4 * j + 2 * i, i32(r), i32(x)));
+        }
+    shared_fence();
+    barrier_sync(1 + group, 128);
+    if (thread == 0) {
+        tensor_store_2d(c, at, column, row);
+        tensor_store_commit();
+    }
+}
+
+/// Out as bf16.
 template <i32 BN>
 DEVICE void gemm_out_bf16(const GemmTask& task, const TensorMap& c, const f32 (&d)[BN / 2], u32 shared,
                           u32 group, i32 row, i32 column) {
-    u32 thread = threadIdx.x & 127u, warp = thread / 32, g = thread % 32 / 4, q = thread % 4;
 #pragma unroll
-    for (i32 panel = 0; panel < BN / 64; ++panel) {
-        u32 at = shared + (panel & 1) * GEMM_PANEL;
-        // The panel that stood here before has left; a single panel has no second place.
-        if (thread == 0) tensor_store_wait_read<BN == 64 ? 0 : 1>();
-        barrier_sync(1 + group, 128);
+    for (i32 panel = 0; panel < BN / 64; ++panel)
+        // A single panel has no second place.
+        gemm_out_panel<BN == 64 ? 0 : 1>(
+            c, shared + (panel & 1) * GEMM_PANEL, group, row, column + 64 * panel,
+            [&](i32 k, i32 r, i32 x) {
+                f32 x0 = d[32 * panel + k], x1 = d[32 * panel + k + 1];
+                gemm_finish(task, x0, x1, row + r, column + 64 * panel + x);
+                return pack_bf16(x0, x1);
+            });
+}
+
+/// Where gate and up and the gated values go.
+struct GatedOut {
+    const TensorMap& gate;
+    const TensorMap& up;
+    const TensorMap& y;
+    i32 keep;  // whether gate and up are wanted
+    i32 gelu;
+};
+
+/// Out as gate, up and gated, of which d holds 128 columns of gate and then the same of up.
+DEVICE void gemm_out_gated(const GatedOut& out, const f32 (&d)[128], u32 shared, u32 group, i32 row,
+                           i32 column) {
 #pragma unroll
-        for (i32 j = 0; j < 8; ++j)
-#pragma unroll
-            for (i32 i = 0; i < 2; ++i) {
-                u32 r = 16 * warp + g + 8 * i, x = 8 * j + 2 * q;
-                i32 k = 4 * (8 * panel + j) + 2 * i;
-                f32 x0 = d[k], x1 = d[k + 1];
-                gemm_finish(task, x0, x1, row + i32(r), column + 64 * panel + i32(x));
-                store_shared_u32(at + swizzle_128(r * 128 + x * 2), pack_bf16(x0, x1));
-            }
-        shared_fence();
-        barrier_sync(1 + group, 128);
-        if (thread == 0) {
-            tensor_store_2d(c, at, column + 64 * panel, row);
-            tensor_store_commit();
+    for (i32 panel = 0; panel < 2; ++panel) {
+        i32 at = 32 * panel, x = column + 64 * panel;
+        u32 n = out.keep ? 3 * panel : panel;  // panels before; they take turns in two places
+        if (out.keep) {
+            gemm_out_panel<1>(out.gate, shared + (n++ & 1) * GEMM_PANEL, group, row, x,
+                              [&](i32 k, i32, i32) { return pack_bf16(d[at + k], d[at + k + 1]); });
+            gemm_out_panel<1>(
+                out.up, shared + (n++ & 1) * GEMM_PANEL, group, row, x,
+                [&](i32 k, i32, i32) { return pack_bf16(d[64 + at + k], d[64 + at + k + 1]); });
         }
+        gemm_out_panel<1>(out.y, shared + (n & 1) * GEMM_PANEL, group, row, x, [&](i32 k, i32, i32) {
+            return pack_bf16(gated(d[at + k], d[64 + at + k], out.gelu),
+                             gated(d[at + k + 1], d[64 + at + k + 1], out.gelu));
+        });
     }
 }
 
@@ -90,8 +138,10 @@ DEVICE void gemm_out_f32(const GemmTask& task, const f32 (&d)[BN / 2], i32 split
                          d[4 * j + 2 * i], d[4 * j + 2 * i + 1]);
 }
 
-template <i32 BN, i32 a_mn, i32 b_mn>
-DEVICE void gemm(const TensorMap& a, const TensorMap& b, const TensorMap& c, const GemmTask& task) {
+/// `load_b(shared, barrier, column, k)` brings b's part of a stage for a column of tiles; `out(d, tile,
+/// group)` takes a warpgroup's half of a tile away.
+template <i32 BN, i32 a_mn, i32 b_mn, typename LoadB, typename Out>
+DEVICE void gemm(const TensorMap& a, const GemmTask& task, LoadB load_b, Out out) {
     using Layout = GemmLayout<BN>;
     DYNAMIC_SHARED(memory);
     u32 base = shared_address(memory);
@@ -122,8 +172,7 @@ DEVICE void gemm(const TensorMap& a, const TensorMap& b, const TensorMap& c, con
                     mbarrier_wait(base + Layout::empty + 8 * stage, phase ^ 1);
                     mbarrier_expect(full, Layout::stage_bytes);
                     gemm_load<GEMM_BM, a_mn>(shared, a, full, tile.row * GEMM_BM, block * GEMM_BK);
-                    gemm_load<BN, b_mn>(shared + Layout::a_bytes, b, full, tile.column * BN,
-                                        block * GEMM_BK);
+                    load_b(shared + Layout::a_bytes, full, tile.column, block * GEMM_BK);
                     if (++stage == Layout::stages) stage = 0, phase ^= 1;
                 }
             }
@@ -158,23 +207,31 @@ DEVICE void gemm(const TensorMap& a, const TensorMap& b, const TensorMap& c, con
             wgmma_wait<0>();
             wgmma_hold(d);
             if (lane_id() == 0) mbarrier_arrive(base + Layout::empty + 8 * before);
-
-            i32 row = tile.row * GEMM_BM + 64 * i32(half), column = tile.column * BN;
-            if (task.out)
-                gemm_out_f32<BN>(task, d, tile.split, row, column);
-            else
-                gemm_out_bf16<BN>(task, c, d, base + Layout::out + half * 2 * GEMM_PANEL, half, row,
-                                  column);
+            out(d, tile, half);
         }
         if ((threadIdx.x & 127u) == 0) tensor_store_wait<0>();
     }
+}
+
+template <i32 BN, i32 a_mn, i32 b_mn>
+DEVICE void gemm_plain(const TensorMap& a, const TensorMap& b, const TensorMap& c, const GemmTask& task) {
+    auto load_b = [&](u32 shared, u32 barrier, i32 column, i32 k) {
+        gemm_load<BN, b_mn>(shared, b, barrier, column * BN, k);
+    };
+    gemm<BN, a_mn, b_mn>(a, task, load_b, [&](const f32(&d)[BN / 2], Tile tile, u32 half) {
+        i32 row = tile.row * GEMM_BM + 64 * i32(half), column = tile.column * BN;
+        if (task.out)
+            gemm_out_f32<BN>(task, d, tile.split, row, column);
+        else
+            gemm_out_bf16<BN>(task, c, d, gemm_out_place<BN>(half), half, row, column);
+    });
 }
 
 // nt: y = x wᵀ. nn: dx = dy w. tn: dw = dyᵀ x.
 #define GEMM(BN, layout, a_mn, b_mn)                                                              \
     KERNEL_BOUNDS(gemm_##layout##_128x##BN, 384, 1, GRID_CONSTANT TensorMap a,                    \
                   GRID_CONSTANT TensorMap b, GRID_CONSTANT TensorMap c, GRID_CONSTANT GemmTask task) { \
-        gemm<BN, a_mn, b_mn>(a, b, c, task);                                                      \
+        gemm_plain<BN, a_mn, b_mn>(a, b, c, task);                                                \
     }
 GEMM(256, nt, 0, 0)
 GEMM(256, nn, 0, 1)
@@ -186,3 +243,18 @@ GEMM(64, nt, 0, 0)
 GEMM(64, nn, 0, 1)
 GEMM(64, tn, 1, 1)
 #undef GEMM
+
+/// y [M, F] = act(x · gateᵀ) · (x · upᵀ), b [2F, K] being gate over up. `task.n` is F, a tile 128 columns.
+KERNEL_BOUNDS(gemm_gated_128x256, 384, 1, GRID_CONSTANT TensorMap a, GRID_CONSTANT TensorMap b,
+              GRID_CONSTANT TensorMap gate, GRID_CONSTANT TensorMap up, GRID_CONSTANT TensorMap y,
+              GRID_CONSTANT GemmTask task, i32 keep, i32 gelu) {
+    auto load_b = [&](u32 shared, u32 barrier, i32 column, i32 k) {
+        gemm_load<128, 0>(shared, b, barrier, column * 128, k);
+        gemm_load<128, 0>(shared + 2 * GEMM_PANEL, b, barrier, task.n + column * 128, k);
+    };
+    gemm<256, 0, 0>(a, task, load_b, [&](const f32(&d)[128], Tile tile, u32 half) {
+        GatedOut out{gate, up, y, keep, gelu};
+        gemm_out_gated(out, d, gemm_out_place<256>(half), half, tile.row * GEMM_BM + 64 * i32(half),
+                       tile.column * 128);
+    });
+}

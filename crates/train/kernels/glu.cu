@@ -1,19 +1,7 @@
 // The gated activation of a feed-forward: y [rows, width] = act(gate) · up, where a row of `gate_up`
 // [rows, 2 width] is gate, then up. `gelu`: 0 for x σ(x), 1 for GELU's tanh form. One thread eight
 // values; `width` is a multiple of 8.
-#include "block.cuh"
-
-/// act(x) and its slope.
-DEVICE Two activation(f32 x, i32 gelu) {
-    if (gelu) {  // x σ(u) with u = 2 √(2/π) (x + 0.044715 x³)
-        constexpr f32 c = 1.5957691216057308f;
-        f32 u = c * (x + 0.044715f * x * x * x), du = c * (1.0f + 3.0f * 0.044715f * x * x);
-        f32 s = 1.0f / (1.0f + __expf(-u));
-        return Two{x * s, s + x * s * (1.0f - s) * du};
-    }
-    f32 s = 1.0f / (1.0f + __expf(-x));
-    return Two{x * s, s * (1.0f + x * (1.0f - s))};
-}
+#include "activation.cuh"
 
 KERNEL(glu_forward, bf16* y, const bf16* gate_up, i32 rows, i32 width, i32 gelu) {
     i64 at = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * 8;

@@ -11,13 +11,13 @@ use half::bf16;
 
 use super::attention::{Attention, Decode};
 use super::driver::{Address, Arguments, Driver, Grid};
-use super::gemm::{self, Layout, Product, Target};
+use super::gemm::{self, Gated, Layout, Product, Target};
 use super::memory::{Buffer, Dtype, Index, Pool, Tensor, bytes_of, bytes_of_mut};
 use super::norm;
 use crate::ops::{
     Activation, AdamWStep, AttentionShape, Backend, CacheShape, GluShape, HeadGradient,
-    HeadNormShape, HeadShape, Heads, Kind, LinearShape, NormGradients, NormShape, Plus, RopeLayout,
-    SavedAttention,
+    HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, NormGradients, NormShape,
+    Plus, RopeLayout, SavedAttention,
 };
 
 /// Bytes of the products of the head that stand at a time, f32 and bf16 together.
@@ -566,6 +566,35 @@ impl Backend for Cuda {
 
     fn glu(&self, y: &mut Tensor, gate_up: &Tensor, shape: GluShape) {
         self.run(|| glu(&*self.driver, "glu_forward", [y, gate_up], shape));
+    }
+
+    fn linear_glu(
+        &self,
+        y: &mut Tensor,
+        gate_up: &mut Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        shape: LinearGluShape,
+    ) {
+        let gated = Gated {
+            m: shape.glu.rows,
+            n: shape.glu.width,
+            k: shape.inputs,
+            x: x.at(),
+            weight: weight.at(),
+            gate_up: if shape.keep { gate_up.at() } else { 0 },
+            y: y.at(),
+            gelu: shape.glu.activation == Activation::GeluTanh,
+        };
+        let facts = self.driver.facts();
+        let multiprocessors = facts.multiprocessors as usize;
+        match gemm::choose_gated(&gated, facts.is_hopper(), multiprocessors) {
+            Some(kernel) => self.run(|| gemm::launch_gated(&*self.driver, &gated, kernel)),
+            None => {
+                self.linear(gate_up, x, weight, Plus::NOTHING, shape.linear());
+                self.glu(y, gate_up, shape.glu);
+            }
+        }
     }
 
     fn glu_backward(&self, gate_up: &mut Tensor, dy: &mut Tensor, shape: GluShape) {

@@ -1,6 +1,6 @@
 //! Which kernel takes a matrix product, and how it is launched.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::driver::{Address, Arguments, Driver, Grid, TensorMap, TensorShape};
 use super::memory::Pool;
@@ -241,6 +241,105 @@ pub fn launch_as(
     Ok(())
 }
 
+/// The two halves of a feed-forward's first product, and what becomes of them:
+/// y `[M, F]` = act(x gateᵀ) · (x upᵀ).
+#[derive(Clone, Copy, Debug)]
+pub struct Gated {
+    /// Rows, F, and what is summed over.
+    pub m: usize,
+    /// F.
+    pub n: usize,
+    /// What is summed over.
+    pub k: usize,
+    /// x `[M, K]`.
+    pub x: Address,
+    /// Gate over up `[2 F, K]`.
+    pub weight: Address,
+    /// `[M, 2 F]`, or null where the gate and up themselves are not wanted.
+    pub gate_up: Address,
+    /// `[M, F]`.
+    pub y: Address,
+    /// Whether the gate goes through GELU, not SiLU.
+    pub gelu: bool,
+}
+
+/// The kernel that does a gated product in one pass; none where tiles are so few that a product that
+/// is split along k and a pass after it are faster, or that rows do not begin at 16 bytes.
+#[must_use]
+pub fn choose_gated(gated: &Gated, hopper: bool, multiprocessors: usize) -> Option<Kernel> {
+    let (columns, kernel) = if hopper { (128, Kernel::Hopper) } else { (64, Kernel::Ring) };
+    let tiles = gated.m.div_ceil(128) * gated.n.div_ceil(columns);
+    let aligned = gated.n.is_multiple_of(8) && gated.k.is_multiple_of(8);
+    (aligned && tiles >= multiprocessors).then_some(kernel)
+}
+
+/// Launches a gated product by one of the two kernels that do it in one pass.
+///
+/// # Errors
+/// If the device refuses, or the kernel is [`Kernel::Plain`].
+pub fn launch_gated(driver: &dyn Driver, gated: &Gated, kernel: Kernel) -> Result<()> {
+    let Gated { m, n, k, x, weight, gate_up, y, gelu } = *gated;
+    let columns = if kernel == Kernel::Hopper { 128 } else { 64 };
+    let tiles = [m.div_ceil(128) as i32, n.div_ceil(columns) as i32, 1];
+    let task =
+        Task { m: m as i32, n: n as i32, k: k as i32, tiles, bias: 0, residual: 0, out: 0, add: 0 };
+    let count = tiles.iter().product::<i32>() as usize;
+    let choice = Choice { kernel, rows: 128, columns: 2 * columns, splits: 1 };
+    let shared = shared_bytes(choice);
+    match kernel {
+        Kernel::Hopper => {
+            // Gate and up have maps of their own: a panel at gate's end must not reach into up.
+            let halves = match gate_up {
+                0 => [TensorMap([0; 16]); 2],
+                at => [
+                    matrix_map(driver, at, [m, n, 2 * n], 64)?,
+                    matrix_map(driver, at + 2 * n as Address, [m, n, 2 * n], 64)?,
+                ],
+            };
+            let arguments = Arguments::new()
+                .with(matrix_map(driver, x, [m, k, k], choice.rows)?)
+                .with(matrix_map(driver, weight, [2 * n, k, k], columns)?)
+                .with(halves[0])
+                .with(halves[1])
+                .with(matrix_map(driver, y, [m, n, n], 64)?)
+                .with(task)
+                .with(i32::from(gate_up != 0))
+                .with(i32::from(gelu));
+            let blocks = count.min(driver.facts().multiprocessors as usize);
+            let grid = Grid { shared, ..Grid::line(blocks, 384) };
+            driver.launch("gemm_gated_128x256", grid, arguments)
+        }
+        Kernel::Ring => {
+            let arguments = Arguments::new()
+                .with(x)
+                .with(weight)
+                .with(gate_up)
+                .with(y)
+                .with(task)
+                .with(i32::from(gelu));
+            let grid = Grid { shared, ..Grid::line(count, 256) };
+            driver.launch("gemm_ring_gated_128x128", grid, arguments)
+        }
+        Kernel::Plain => bail!("the plain product does not gate"),
+    }
+}
+
+/// The copy engine's view of a matrix `[rows, columns]` whose rows begin `pitch` elements apart.
+fn matrix_map(
+    driver: &dyn Driver,
+    base: Address,
+    [rows, columns, pitch]: [usize; 3],
+    box_rows: usize,
+) -> Result<TensorMap> {
+    driver.tensor_map(&TensorShape {
+        base,
+        rank: 2,
+        sizes: [columns as u64, rows as u64, 1],
+        strides: [pitch as u64 * 2, 0],
+        boxes: [64, box_rows as u32, 1],
+    })
+}
+
 /// The copy engine's views of a, b and c.
 fn hopper_maps(
     driver: &dyn Driver,
@@ -250,13 +349,7 @@ fn hopper_maps(
 ) -> Result<[TensorMap; 3]> {
     let Product { m, n, k, layout, a, b, .. } = *product;
     let matrix = |base: Address, rows: usize, columns: usize, box_rows: usize| {
-        driver.tensor_map(&TensorShape {
-            base,
-            rank: 2,
-            sizes: [columns as u64, rows as u64, 1],
-            strides: [columns as u64 * 2, 0],
-            boxes: [64, box_rows as u32, 1],
-        })
+        matrix_map(driver, base, [rows, columns, columns], box_rows)
     };
     let operand = |base: Address, transposed: bool, rows: usize, tile: usize| {
         if transposed { matrix(base, k, rows, 64) } else { matrix(base, rows, k, tile) }

@@ -24,6 +24,7 @@ macro_rules! source {
 
 /// Headers by the names under which the files include them.
 pub const HEADERS: &[(&str, &str)] = &[
+    ("activation.cuh", source!("activation.cuh")),
     ("attention.cuh", source!("attention.cuh")),
     ("attention_hopper.cuh", source!("attention_hopper.cuh")),
     ("block.cuh", source!("block.cuh")),
@@ -122,6 +123,7 @@ pub const FILES: &[KernelFile] = &[
             ("gemm_ring_nt_64x64", 128),
             ("gemm_ring_nn_64x64", 128),
             ("gemm_ring_tn_64x64", 128),
+            ("gemm_ring_gated_128x128", 255),
         ],
     },
     KernelFile {
@@ -138,6 +140,7 @@ pub const FILES: &[KernelFile] = &[
             ("gemm_nt_128x64", 168),
             ("gemm_nn_128x64", 168),
             ("gemm_tn_128x64", 168),
+            ("gemm_gated_128x256", 168),
         ],
     },
     KernelFile {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use half::bf16;
 
 use super::emulator::Emulator;
-use super::gemm::{Choice, Kernel, Layout, Product, Target, launch_as};
+use super::gemm::{Choice, Gated, Kernel, Layout, Product, Target, launch_as, launch_gated};
 use super::memory::{Dtype, Tensor};
 use super::{Cuda, attention, gemm};
 use crate::model::{Batch, Decoder, Gradients, KvCache, Model, ModelConfig};
@@ -130,6 +130,47 @@ fn products_agree_with_the_reference_in_every_layout_by_every_kernel() {
                     launch_as(&*ops.driver, &ops.pool, &product, choice).expect("launches");
                     let tolerance = if wants_f32 { 1e-6 } else { ROUNDED };
                     assert_near(&read(&ops, &c), &expected, tolerance);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gated_product_has_the_bits_of_the_product_and_the_gate_after_it() {
+    for ops in devices() {
+        let hopper = ops.driver.facts().is_hopper();
+        for (rows, width, inputs, activation) in
+            [(130, 200, 136, Activation::Silu), (9, 72, 64, Activation::GeluTanh)]
+        {
+            let x = ops.tensor(Kind::Activation, rounded(1, rows * inputs));
+            let weight = ops.tensor(Kind::Activation, rounded(2, 2 * width * inputs));
+            let glu = GluShape { rows, width, activation };
+            let linear = LinearGluShape { inputs, glu, keep: true }.linear();
+            let mut gate_up = poisoned(&ops, Kind::Activation, rows * 2 * width);
+            let mut y = poisoned(&ops, Kind::Activation, rows * width);
+            ops.linear(&mut gate_up, &x, &weight, Plus::NOTHING, linear);
+            ops.glu(&mut y, &gate_up, glu);
+            let expected = [read(&ops, &gate_up), read(&ops, &y)];
+            let kernels =
+                if hopper { vec![Kernel::Hopper, Kernel::Ring] } else { vec![Kernel::Ring] };
+            for (kernel, keep) in kernels.into_iter().flat_map(|k| [(k, true), (k, false)]) {
+                let gate_up = poisoned(&ops, Kind::Activation, rows * 2 * width);
+                let y = poisoned(&ops, Kind::Activation, rows * width);
+                let gated = Gated {
+                    m: rows,
+                    n: width,
+                    k: inputs,
+                    x: x.at(),
+                    weight: weight.at(),
+                    gate_up: if keep { gate_up.at() } else { 0 },
+                    y: y.at(),
+                    gelu: activation == Activation::GeluTanh,
+                };
+                launch_gated(&*ops.driver, &gated, kernel).expect("launches");
+                assert_eq!(read(&ops, &y), expected[1], "{kernel:?}");
+                if keep {
+                    assert_eq!(read(&ops, &gate_up), expected[0], "{kernel:?}");
                 }
             }
         }

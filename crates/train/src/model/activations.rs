@@ -74,6 +74,13 @@ pub(super) struct Scratch<T> {
     pub dlow: [T; 4],
 }
 
+impl<T> Scratch<T> {
+    /// Whether it is that of a pass with a backward pass.
+    pub fn has_gradients<B: Backend<Tensor = T>>(&self, backend: &B) -> bool {
+        backend.len(&self.dnormed) > 0
+    }
+}
+
 /// The rows that count, around the head.
 pub(super) struct HeadActivations<T> {
     /// Their stream `[N, C]`, and what its norm keeps `[N]`.

@@ -12,7 +12,8 @@ use super::family::Block;
 use super::weights::{LayerWeights, Projection, Weights};
 use super::{Attached, ModelConfig, Packed};
 use crate::ops::{
-    Backend, CacheShape, HeadGradient, Kind, LinearShape, NormGradients, Plus, SavedAttention,
+    Backend, CacheShape, HeadGradient, Kind, LinearGluShape, LinearShape, NormGradients, Plus,
+    SavedAttention,
 };
 
 /// What attention looks at. What goes through a cache takes the form of products whose rows do not
@@ -129,6 +130,7 @@ impl<B: Backend> Pass<'_, B> {
         attend: &mut Attend<'_, B>,
     ) {
         let (ops, weights, norm) = (self.backend, self.layer(l), self.config.norm(self.rows));
+        let keep = scratch.has_gradients(ops);
         let Scratch { normed, gated, mid, .. } = scratch;
         ops.norm(normed, &mut kept.input_inverse, x, &weights.input_norm, None, norm);
         self.attention_forward(l, normed, batch, kept, attend);
@@ -140,8 +142,7 @@ impl<B: Backend> Pass<'_, B> {
         if let Some(weight) = &weights.feed_forward_norm {
             ops.norm(normed, &mut kept.mid_inverse, mid, weight, None, norm);
         }
-        self.project(l, Projection::GateUp, &mut kept.gate_up, normed, None, &mut kept.low);
-        ops.glu(gated, &kept.gate_up, self.config.glu(self.rows));
+        self.project_gated(l, [gated, &mut kept.gate_up], normed, &mut kept.low, keep);
         let out_norm = kept.feed_forward_out.as_mut().zip(weights.feed_forward_out_norm.as_ref());
         self.project_onto(l, Projection::Down, [out, mid], gated, out_norm, &mut kept.low);
     }
@@ -237,6 +238,25 @@ impl<B: Backend> Pass<'_, B> {
             ops.linear(h, x, &pair.down, Plus::NOTHING, down);
             ops.scale(h, self.rows * down.outputs, scale);
             ops.linear_backward_input(y, h, &pair.up, up, true);
+        }
+    }
+
+    /// The gated values of a layer's feed-forward; gate and up themselves too, unless `keep` is false.
+    fn project_gated(
+        &self,
+        l: usize,
+        [gated, gate_up]: [&mut B::Tensor; 2],
+        x: &B::Tensor,
+        low: &mut [B::Tensor; 4],
+        keep: bool,
+    ) {
+        let (ops, glu) = (self.backend, self.config.glu(self.rows));
+        if self.rows_apart || self.beside(l, Projection::GateUp).is_some() {
+            self.project(l, Projection::GateUp, gate_up, x, None, low);
+            ops.glu(gated, gate_up, glu);
+        } else {
+            let shape = LinearGluShape { inputs: self.config.hidden_size, glu, keep };
+            ops.linear_glu(gated, gate_up, x, &self.layer(l).gate_up.weight, shape);
         }
     }
 

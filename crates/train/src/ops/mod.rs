@@ -214,6 +214,26 @@ pub struct GluShape {
     pub activation: Activation,
 }
 
+/// Shape of a product that goes into a gated activation.
+#[derive(Debug, Clone, Copy)]
+pub struct LinearGluShape {
+    /// Width of the product's input.
+    pub inputs: usize,
+    /// The activation.
+    pub glu: GluShape,
+    /// Whether the product itself is wanted, too; without it its memory may hold anything.
+    pub keep: bool,
+}
+
+impl LinearGluShape {
+    /// The product.
+    #[must_use]
+    pub fn linear(self) -> LinearShape {
+        let GluShape { rows, width, .. } = self.glu;
+        LinearShape { rows, inputs: self.inputs, outputs: 2 * width }
+    }
+}
+
 /// What the head's products go through to become logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LogitRule {
@@ -470,6 +490,19 @@ pub trait Backend {
 
     /// y `[rows, F]` = activation(gate) · up, where a row of `gate_up` is gate then up.
     fn glu(&self, y: &mut Self::Tensor, gate_up: &Self::Tensor, shape: GluShape);
+    /// [`Backend::glu`] of the product `gate_up` = x · weightᵀ `[rows, 2 F]`: the same bits as the
+    /// two one after the other.
+    fn linear_glu(
+        &self,
+        y: &mut Self::Tensor,
+        gate_up: &mut Self::Tensor,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        shape: LinearGluShape,
+    ) {
+        self.linear(gate_up, x, weight, Plus::NOTHING, shape.linear());
+        self.glu(y, gate_up, shape.glu);
+    }
     /// `gate_up` becomes its gradient, `dy` becomes y again.
     fn glu_backward(&self, gate_up: &mut Self::Tensor, dy: &mut Self::Tensor, shape: GluShape);
 
