@@ -9,11 +9,13 @@ use anyhow::{Context as _, Result};
 use artifact::error::user;
 use cudarc::driver::{result, sys};
 
-use super::driver::{Address, Arguments, Driver, Facts, Grid, TensorMap, TensorShape};
+use super::driver::{
+    Address, Arguments, Driver, Event, Facts, Grid, Stream, TensorMap, TensorShape,
+};
 use super::kernels::{architecture, file_of};
 use super::nvrtc::Nvrtc;
 
-/// One card and one stream of work on it.
+/// One card and its streams of work.
 pub struct Card {
     facts: Facts,
     architecture: String,
@@ -21,6 +23,9 @@ pub struct Card {
     shared: i32,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    /// Beside it: copies in, copies out.
+    load: sys::CUstream,
+    store: sys::CUstream,
     modules: Mutex<Modules>,
 }
 
@@ -76,7 +81,8 @@ impl Card {
         let context = unsafe { result::primary_ctx::retain(device) }?;
         // SAFETY: the context was just made.
         unsafe { result::ctx::set_current(context) }?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        let new_stream = || result::stream::create(result::stream::StreamKind::NonBlocking);
+        let (stream, load, store) = (new_stream()?, new_stream()?, new_stream()?);
         let (free, memory) = result::mem_get_info()?;
         let facts = Facts {
             name: result::device::get_name(device)?,
@@ -86,7 +92,8 @@ impl Card {
             free: free as u64,
         };
         let architecture = architecture(capability)?;
-        Ok(Self { facts, architecture, shared, context, stream, modules: Mutex::default() })
+        let modules = Mutex::default();
+        Ok(Self { facts, architecture, shared, context, stream, load, store, modules })
     }
 
     /// Makes the context this thread's.
@@ -133,10 +140,12 @@ impl Card {
         Ok(function)
     }
 
-    /// The stream that all work goes to, for events and graphs.
-    #[must_use]
-    pub fn stream(&self) -> sys::CUstream {
-        self.stream
+    fn handle(&self, stream: Stream) -> sys::CUstream {
+        match stream {
+            Stream::Compute => self.stream,
+            Stream::Load => self.load,
+            Stream::Store => self.store,
+        }
     }
 }
 
@@ -168,8 +177,10 @@ impl Driver for Card {
     fn copy_out(&self, bytes: &mut [u8], from: Address) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller owns the range, and the wait makes the copy whole.
-        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }?;
-        self.synchronize()
+        unsafe {
+            result::memcpy_dtoh_async(bytes, from, self.stream)?;
+            result::stream::synchronize(self.stream).context("a kernel failed on the card")
+        }
     }
 
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
@@ -229,10 +240,69 @@ impl Driver for Card {
         Ok(map)
     }
 
+    fn allocate_host(&self, bytes: usize) -> Result<Address> {
+        self.enter()?;
+        let bytes = bytes.max(1);
+        // SAFETY: `free_host` gives it back.
+        let at = unsafe { result::malloc_host(bytes, 0) }.map_err(|err| {
+            user(format!(
+                "the machine has no {bytes} bytes of memory left that can be page-locked ({err})"
+            ))
+        })?;
+        // SAFETY: the driver gave so many bytes.
+        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
+        Ok(at as Address)
+    }
+
+    fn free_host(&self, at: Address) {
+        if self.enter().is_ok() {
+            // SAFETY: it came from `allocate_host`, and nothing uses it any more.
+            let _ = unsafe { result::free_host(at as *mut core::ffi::c_void) };
+        }
+    }
+
+    fn copy_on(&self, stream: Stream, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller owns the ranges; addresses of the device and of page-locked memory are
+        // in one space, so that the driver sees which way it goes.
+        Ok(unsafe { sys::cuMemcpyAsync(to, from, bytes, self.handle(stream)) }.result()?)
+    }
+
+    fn event(&self) -> Result<Event> {
+        self.enter()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        Ok(Event(event as u64))
+    }
+
+    fn drop_event(&self, event: Event) {
+        if self.enter().is_ok() {
+            // SAFETY: it came from `event`; the driver keeps it while it is waited for.
+            let _ = unsafe { result::event::destroy(event.0 as sys::CUevent) };
+        }
+    }
+
+    fn record(&self, event: Event, stream: Stream) -> Result<()> {
+        self.enter()?;
+        // SAFETY: both are alive.
+        Ok(unsafe { result::event::record(event.0 as sys::CUevent, self.handle(stream)) }?)
+    }
+
+    fn wait(&self, stream: Stream, event: Event) -> Result<()> {
+        self.enter()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: both are alive.
+        Ok(unsafe {
+            result::stream::wait_event(self.handle(stream), event.0 as sys::CUevent, flags)
+        }?)
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
-        // SAFETY: the stream is alive.
-        unsafe { result::stream::synchronize(self.stream) }.context("a kernel failed on the card")
+        for stream in [self.stream, self.load, self.store] {
+            // SAFETY: the stream is alive.
+            unsafe { result::stream::synchronize(stream) }.context("work failed on the card")?;
+        }
+        Ok(())
     }
 }
 
@@ -241,13 +311,15 @@ impl Drop for Card {
         if self.enter().is_err() {
             return;
         }
-        // SAFETY: nothing uses the stream and the modules after this.
+        let _ = self.synchronize();
+        // SAFETY: nothing uses the streams and the modules after this.
         unsafe {
-            let _ = result::stream::synchronize(self.stream);
             for module in self.modules.get_mut().map(|m| m.by_file.values()).into_iter().flatten() {
                 let _ = result::module::unload(*module);
             }
-            let _ = result::stream::destroy(self.stream);
+            for stream in [self.stream, self.load, self.store] {
+                let _ = result::stream::destroy(stream);
+            }
         }
     }
 }

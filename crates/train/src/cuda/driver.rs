@@ -105,7 +105,24 @@ impl Grid {
     }
 }
 
-/// A device. Work is carried out in the order in which it is asked for.
+/// A queue of work. What one holds is carried out in the order in which it was asked for; between
+/// two, only events say what comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Kernels, and every copy that names no stream.
+    Compute,
+    /// Copies from page-locked host memory that run beside the kernels.
+    Load,
+    /// Copies back to it.
+    Store,
+}
+
+/// A point in a stream's work, for other streams to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event(pub u64);
+
+/// A device. Work is carried out in the order in which it is asked for, in one stream unless another
+/// is named.
 pub trait Driver: Send + Sync {
     /// What it is.
     fn facts(&self) -> &Facts;
@@ -146,7 +163,38 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// If the device refuses the shape.
     fn tensor_map(&self, shape: &TensorShape) -> Result<TensorMap>;
-    /// Waits for all work.
+    /// Reserves page-locked host memory, zeroed and aligned to 256 bytes, which copies beside the
+    /// kernels need.
+    ///
+    /// # Errors
+    /// If there is not enough.
+    fn allocate_host(&self, bytes: usize) -> Result<Address>;
+    /// Gives it back. No copy of it may be under way.
+    fn free_host(&self, at: Address);
+    /// Copies between any of the device's memory and page-locked host memory, in this stream.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn copy_on(&self, stream: Stream, to: Address, from: Address, bytes: usize) -> Result<()>;
+    /// Makes an event. Until it is recorded, waiting for it is no wait.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn event(&self) -> Result<Event>;
+    /// Takes an event away.
+    fn drop_event(&self, event: Event);
+    /// The event stands for what the stream holds now.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn record(&self, event: Event, stream: Stream) -> Result<()>;
+    /// What comes in `stream` after this begins when the event's work, as it was last recorded, is
+    /// done.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn wait(&self, stream: Stream, event: Event) -> Result<()>;
+    /// Waits for all work, in all streams.
     ///
     /// # Errors
     /// If some of it failed.

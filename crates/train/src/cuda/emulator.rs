@@ -2,6 +2,7 @@
 //! library, behind the same [`Driver`] as a card. For tests: it is exact about what the kernels
 //! compute and strict about how, and as slow as that sounds.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,9 @@ use std::sync::{Mutex, OnceLock};
 use anyhow::{Context as _, Result, bail, ensure};
 use libloading::Library;
 
-use super::driver::{Address, Arguments, Driver, Facts, Grid, TensorMap, TensorShape};
+use super::driver::{
+    Address, Arguments, Driver, Event, Facts, Grid, Stream, TensorMap, TensorShape,
+};
 
 type LaunchFn =
     unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void) -> c_int;
@@ -24,6 +27,76 @@ pub struct Emulator {
     library: &'static Mutex<Library>,
     facts: Facts,
     memory: Mutex<Vec<(Address, usize, std::alloc::Layout)>>,
+    copies: Mutex<Copies>,
+}
+
+/// The streams beside the kernels'. Their copies happen as late as waits allow, so that a wait that
+/// is missing shows; the kernels' own stream is always done.
+#[derive(Default)]
+struct Copies {
+    load: Queue,
+    store: Queue,
+    events: BTreeMap<u64, (Stream, u64)>,
+    made: u64,
+}
+
+#[derive(Default)]
+struct Queue {
+    work: VecDeque<Work>,
+    /// How many were asked for, and how many of them are done.
+    asked: u64,
+    done: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Work {
+    Copy { to: Address, from: Address, bytes: usize },
+    Wait { stream: Stream, until: u64 },
+}
+
+impl Copies {
+    fn queue(&mut self, stream: Stream) -> Option<&mut Queue> {
+        match stream {
+            Stream::Compute => None,
+            Stream::Load => Some(&mut self.load),
+            Stream::Store => Some(&mut self.store),
+        }
+    }
+
+    /// Carries out what the stream holds up to its `until`-th piece of work.
+    fn run(&mut self, stream: Stream, until: u64) {
+        while let Some(queue) = self.queue(stream).filter(|queue| queue.done < until) {
+            let work = queue.work.pop_front().expect("what was asked for and is not done");
+            queue.done += 1;
+            match work {
+                Work::Wait { stream, until } => self.run(stream, until),
+                Work::Copy { to, from, bytes } => copy_now(to, from, bytes),
+            }
+        }
+    }
+
+    fn add(&mut self, stream: Stream, work: Work) {
+        match (self.queue(stream), work) {
+            (Some(queue), work) => {
+                queue.work.push_back(work);
+                queue.asked += 1;
+            }
+            (None, Work::Wait { stream, until }) => self.run(stream, until),
+            (None, Work::Copy { to, from, bytes }) => copy_now(to, from, bytes),
+        }
+    }
+
+    fn run_all(&mut self) {
+        for stream in [Stream::Load, Stream::Store] {
+            let asked = self.queue(stream).map_or(0, |queue| queue.asked);
+            self.run(stream, asked);
+        }
+    }
+}
+
+fn copy_now(to: Address, from: Address, bytes: usize) {
+    // SAFETY: the caller of the copy owns both ranges.
+    unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
 }
 
 impl Emulator {
@@ -47,7 +120,12 @@ impl Emulator {
             memory: 1 << 30,
             free: 1 << 30,
         };
-        library.as_ref().map(|library| Self { library, facts, memory: Mutex::default() })
+        library.as_ref().map(|library| Self {
+            library,
+            facts,
+            memory: Mutex::default(),
+            copies: Mutex::default(),
+        })
     }
 
     /// Whether something wrote past the ends of an allocation.
@@ -139,6 +217,8 @@ impl Driver for Emulator {
     }
 
     fn free(&self, at: Address) {
+        // As the driver does.
+        self.copies.lock().expect("no panic while it is held").run_all();
         let mut memory = self.memory.lock().expect("no panic while it is held");
         if let Some(place) = memory.iter().position(|m| m.0 == at) {
             let (at, _, layout) = memory.swap_remove(place);
@@ -162,8 +242,7 @@ impl Driver for Emulator {
     }
 
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
-        // SAFETY: the caller owns the ranges.
-        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        copy_now(to, from, bytes);
         Ok(())
     }
 
@@ -218,7 +297,49 @@ impl Driver for Emulator {
         Ok(map)
     }
 
+    fn allocate_host(&self, bytes: usize) -> Result<Address> {
+        let at = self.allocate(bytes)?;
+        self.zero(at, bytes)?;
+        Ok(at)
+    }
+
+    fn free_host(&self, at: Address) {
+        self.free(at);
+    }
+
+    fn copy_on(&self, stream: Stream, to: Address, from: Address, bytes: usize) -> Result<()> {
+        let mut copies = self.copies.lock().expect("no panic while it is held");
+        copies.add(stream, Work::Copy { to, from, bytes });
+        Ok(())
+    }
+
+    fn event(&self) -> Result<Event> {
+        let mut copies = self.copies.lock().expect("no panic while it is held");
+        copies.made += 1;
+        Ok(Event(copies.made))
+    }
+
+    fn drop_event(&self, event: Event) {
+        self.copies.lock().expect("no panic while it is held").events.remove(&event.0);
+    }
+
+    fn record(&self, event: Event, stream: Stream) -> Result<()> {
+        let mut copies = self.copies.lock().expect("no panic while it is held");
+        let asked = copies.queue(stream).map_or(0, |queue| queue.asked);
+        copies.events.insert(event.0, (stream, asked));
+        Ok(())
+    }
+
+    fn wait(&self, stream: Stream, event: Event) -> Result<()> {
+        let mut copies = self.copies.lock().expect("no panic while it is held");
+        if let Some(&(of, until)) = copies.events.get(&event.0) {
+            copies.add(stream, Work::Wait { stream: of, until });
+        }
+        Ok(())
+    }
+
     fn synchronize(&self) -> Result<()> {
+        self.copies.lock().expect("no panic while it is held").run_all();
         Ok(())
     }
 }

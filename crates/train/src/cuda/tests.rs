@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
+use super::driver::Stream;
 use super::emulator::Emulator;
 use super::gemm::{Choice, Gated, Kernel, Layout, Product, Target, launch_as, launch_gated};
 use super::memory::{Dtype, Tensor};
@@ -517,6 +518,30 @@ fn sums_fills_and_the_optimiser_agree_with_the_reference() {
         Reference.fill_block(&mut block, width, [2..7, 5..32], 0.25);
         assert_eq!(read(&ops, &tblock), block);
         assert_eq!(ops.zeros(Kind::Activation, 3).dtype, Dtype::Bf16);
+    }
+}
+
+#[test]
+fn copies_beside_the_kernels_wait_for_the_events_that_they_are_told_to() {
+    for ops in devices() {
+        let driver = &*ops.driver;
+        let host = driver.allocate_host(32).expect("memory");
+        let (a, b) = (driver.allocate(16).expect("memory"), driver.allocate(16).expect("memory"));
+        driver.copy_in(a, &[7; 16]).expect("copied");
+        let [stored, loaded] = [(); 2].map(|()| driver.event().expect("an event"));
+        driver.copy_on(Stream::Store, host + 16, a, 16).expect("copied");
+        driver.record(stored, Stream::Store).expect("recorded");
+        driver.wait(Stream::Load, stored).expect("waits");
+        driver.copy_on(Stream::Load, b, host + 16, 16).expect("copied");
+        driver.record(loaded, Stream::Load).expect("recorded");
+        driver.wait(Stream::Compute, loaded).expect("waits");
+        let mut found = [0; 16];
+        driver.copy_out(&mut found, b).expect("copied");
+        assert_eq!(found, [7; 16]);
+        driver.drop_event(stored);
+        driver.drop_event(loaded);
+        driver.synchronize().expect("no fault");
+        driver.free_host(host);
     }
 }
 
