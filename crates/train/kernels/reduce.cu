@@ -71,6 +71,11 @@ KERNEL(fill_block_f32, f32* x, i64 width, i32 rows, i32 columns, f32 value) {
     i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i < i64(rows) * columns) x[i / columns * width + i % columns] = value;
 }
+/// y [count] += x [count].
+KERNEL(add_f32, f32* y, const f32* x, i64 count) {
+    for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += i64(gridDim.x) * blockDim.x)
+        y[i] += x[i];
+}
 KERNEL(scale_f32, f32* x, i64 count, f32 value) {
     for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += i64(gridDim.x) * blockDim.x)
         x[i] *= value;

@@ -63,6 +63,12 @@ impl Plan {
 
     /// Micro-batches of a step, counted from 0: lists of documents, to be run one after the other.
     pub fn step(&mut self, step: u64) -> Vec<Vec<usize>> {
+        self.shares(step, 1).concat()
+    }
+
+    /// The same for each of several ranks: the batch's sequences are shared out in order, about as many tokens for
+    /// each, and a rank runs its own in micro-batches.
+    pub fn shares(&mut self, step: u64, ranks: usize) -> Vec<Vec<Vec<usize>>> {
         let per_epoch = self.steps_per_epoch();
         let (epoch, place) = (step / per_epoch, (step % per_epoch) as usize);
         if self.current.as_ref().is_none_or(|(current, _)| *current != epoch) {
@@ -71,10 +77,15 @@ impl Plan {
         let sequences = self.current.as_ref().map_or(&[][..], |(_, sequences)| sequences);
         let start = place * self.batch_size;
         let batch = &sequences[start..sequences.len().min(start + self.batch_size)];
-        match self.accumulation {
-            Some(parts) => batch.chunks(batch.len().div_ceil(parts)).map(<[_]>::concat).collect(),
-            None => micro_batches(batch, &self.lengths),
-        }
+        let micro_batches = |share: &[Vec<usize>]| match self.accumulation {
+            _ if share.is_empty() => Vec::new(),
+            Some(parts) => {
+                let parts = parts.div_ceil(ranks);
+                share.chunks(share.len().div_ceil(parts)).map(<[_]>::concat).collect()
+            }
+            None => micro_batches(share, &self.lengths),
+        };
+        share_out(batch, &self.lengths, ranks).into_iter().map(micro_batches).collect()
     }
 
     /// Sequences of an epoch in training order.
@@ -92,6 +103,35 @@ impl Plan {
         }
         sequences
     }
+}
+
+/// Cuts a list of sequences into one run for each rank, each sequence going where its middle token falls.
+pub fn share_out<'a>(
+    sequences: &'a [Vec<usize>],
+    lengths: &[usize],
+    ranks: usize,
+) -> Vec<&'a [Vec<usize>]> {
+    let tokens =
+        |sequence: &Vec<usize>| sequence.iter().map(|&index| lengths[index]).sum::<usize>();
+    let total = sequences.iter().map(tokens).sum::<usize>().max(1);
+    let (mut before, mut rest) = (0, sequences);
+    let mut shares = Vec::with_capacity(ranks);
+    for rank in 0..ranks {
+        let mut taken = 0;
+        while let Some(sequence) = rest.get(taken) {
+            let length = tokens(sequence);
+            if (2 * before + length) * ranks >= 2 * (rank + 1) * total {
+                break;
+            }
+            before += length;
+            taken += 1;
+        }
+        // The last takes what is left: the middle of the last sequence lies before the end.
+        let (share, after) = rest.split_at(if rank + 1 == ranks { rest.len() } else { taken });
+        shares.push(share);
+        rest = after;
+    }
+    shares
 }
 
 /// Joins sequences, in order, while they stay within [`MICRO_BATCH_TOKENS`].
@@ -231,6 +271,37 @@ mod tests {
         let split = Plan::new(vec![5; 20], 8, &recipe(config(Some(3)))).step(0);
         assert_eq!(split.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 1]);
         assert_eq!(documents(whole), documents(split));
+    }
+
+    #[test]
+    fn ranks_get_runs_of_a_batch_with_about_as_many_tokens_each() {
+        let sequences: Vec<Vec<usize>> = (0..6).map(|index| vec![index]).collect();
+        let share = |lengths: &[usize], ranks| -> Vec<Vec<usize>> {
+            let shares = share_out(&sequences[..lengths.len()], lengths, ranks);
+            shares.into_iter().map(<[_]>::concat).collect()
+        };
+        assert_eq!(share(&[5; 6], 3), [[0, 1], [2, 3], [4, 5]]);
+        assert_eq!(share(&[10, 1, 1, 4, 2, 2], 2), [vec![0], vec![1, 2, 3, 4, 5]]);
+        assert_eq!(share(&[7], 2), [vec![], vec![0]]);
+        assert_eq!(share(&[5; 6], 1), [[0, 1, 2, 3, 4, 5]]);
+    }
+
+    #[test]
+    fn several_ranks_run_the_batch_of_one() {
+        for accumulation in [None, Some(4)] {
+            let config = TrainConfig {
+                batch_size: Some(7),
+                gradient_accumulation: accumulation,
+                ..TrainConfig::default()
+            };
+            let mut plan = Plan::new((1..30).collect(), 64, &recipe(config));
+            for step in 0..6 {
+                let shares = plan.shares(step, 3);
+                assert_eq!(documents(shares.concat()), documents(plan.step(step)));
+                let most = accumulation.map_or(1, |parts: usize| parts.div_ceil(3));
+                assert!(shares.iter().all(|parts| parts.len() <= most));
+            }
+        }
     }
 
     #[test]

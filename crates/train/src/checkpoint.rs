@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use artifact::{
     bail_user,
     error::user,
@@ -29,7 +29,7 @@ use crate::{
     metrics::{self, Row},
     model::{Decoder, Dtype},
     ops::Backend,
-    optimizer::AdamW,
+    optimizer::{AdamW, Moment},
 };
 
 /// What a run is made of; a checkpoint serves only the run it is from.
@@ -63,9 +63,14 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Puts AdamW where it was.
-    pub fn restore<B: Backend + Clone>(&self, backend: &B, optimizer: &mut AdamW<B>) -> Result<()> {
-        optimizer.restore(backend, self.step, &self.moments)
+    /// Puts AdamW where it was; what is another optimiser's goes to `elsewhere`.
+    pub fn restore<B: Backend + Clone>(
+        &self,
+        backend: &B,
+        optimizer: &mut AdamW<B>,
+        elsewhere: impl FnMut(Moment, Vec<f32>) -> Result<()>,
+    ) -> Result<()> {
+        optimizer.restore(backend, self.step, &self.moments, elsewhere)
     }
 }
 
@@ -115,7 +120,8 @@ impl Checkpoints {
         keep: usize,
         best: Option<u64>,
     ) -> Result<()> {
-        let (step, moments) = now.optimizer.state(now.model.backend());
+        let elsewhere = |_| bail!("a moment that no rank has");
+        let (step, moments) = now.optimizer.state(now.model.backend(), elsewhere)?;
         self.whole(&format!("step-{step}"), |folder| {
             now.model.save(folder, Dtype::F32)?;
             write_floats(&folder.join(MOMENTS), &moments)?;

@@ -135,6 +135,9 @@ pub struct TrainConfig {
     pub dtype: Option<SavedDtype>,
     /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
     pub device: Option<Device>,
+    /// Processes that share a run: each takes a part of every batch and keeps the optimiser's state of a part of the
+    /// weights; one a card, or with a part of the threads each. Does not change the result's key. Default 1.
+    pub ranks: Option<usize>,
 }
 
 /// How long to train.
@@ -221,6 +224,9 @@ pub struct Recipe {
     /// Device.
     #[serde(skip)]
     pub device: Device,
+    /// Processes that share the run.
+    #[serde(skip)]
+    pub ranks: usize,
 }
 
 impl TrainConfig {
@@ -274,6 +280,7 @@ impl TrainConfig {
             lora,
             dtype: self.dtype.unwrap_or_default(),
             device: self.device.unwrap_or_default(),
+            ranks: self.ranks.unwrap_or(1),
         };
         recipe.check()?;
         Ok(recipe)
@@ -293,6 +300,7 @@ impl Recipe {
             ("steps", steps),
             ("patience", self.patience.unwrap_or(1)),
             ("keep", self.kept.map_or(1, |kept| kept.last as u64)),
+            ("ranks", self.ranks as u64),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -519,6 +527,7 @@ mod tests {
             ("min_delta = -0.1", "min_delta"),
             ("max_loss_rise = -1.0", "max_loss_rise"),
             ("keep = 0", "keep"),
+            ("ranks = 0", "ranks"),
             ("keep = 2\nsave_every = 0", "save_every"),
         ] {
             let error = parse(text).unwrap().resolve().unwrap_err();
@@ -529,7 +538,8 @@ mod tests {
     #[test]
     fn what_does_not_change_the_result_is_not_in_the_recipes_json() {
         let base = parse("").unwrap().resolve().unwrap();
-        let moved = parse("device = \"cpu\"\nsave_every = 7").unwrap().resolve().unwrap();
+        let moved =
+            parse("device = \"cpu\"\nsave_every = 7\nranks = 2").unwrap().resolve().unwrap();
         assert_eq!(json!(base), json!(moved));
         let kept = |text| json!(parse(text).unwrap().resolve().unwrap());
         assert_ne!(json!(base), kept("keep = 2"), "checkpoints that stay are part of the result");

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::model::adapter::Trained;
 use crate::model::weights::Spec;
@@ -27,6 +28,17 @@ pub struct AdamW<B: Backend = Cpu> {
     /// First and second moments.
     moments: [Trained<B::Tensor>; 2],
     specs: Arc<Trained<Spec>>,
+    /// Which tensors are this optimiser's; the others' moments are empty and they stay as they are.
+    mine: Vec<bool>,
+}
+
+/// One tensor's first (0) or second (1) moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// First or second.
+    pub which: usize,
+    /// Number of the tensor.
+    pub index: usize,
 }
 
 /// A moment by its name in a checkpoint.
@@ -39,21 +51,36 @@ impl<B: Backend + Clone> AdamW<B> {
     /// Moments at zero and the usual constants, which the caller may change before the first step.
     #[must_use]
     pub fn new(model: &Decoder<B>) -> Self {
-        let specs = model.trained_specs();
-        let zeros = || specs.map(|spec| model.backend().zeros(Kind::Moment, spec.elements()));
-        let moments = [zeros(), zeros()];
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, steps: 0, moments, specs }
+        let all = vec![true; model.trained_specs().all().len()];
+        Self::of_part(model, all)
     }
 
-    /// Moves everything that is trained against its gradient.
+    /// The same for a part of the tensors, given as one flag for each in the order of their specs.
+    #[must_use]
+    pub fn of_part(model: &Decoder<B>, mine: Vec<bool>) -> Self {
+        let specs = model.trained_specs();
+        let zeros = || {
+            let mut mine = mine.iter();
+            specs.map(|spec| {
+                let is_mine = mine.next().is_some_and(|&mine| mine);
+                let elements = if is_mine { spec.elements() } else { 0 };
+                model.backend().zeros(Kind::Moment, elements)
+            })
+        };
+        let moments = [zeros(), zeros()];
+        let (beta1, beta2, eps, weight_decay) = (0.9, 0.999, 1e-8, 0.0);
+        Self { beta1, beta2, eps, weight_decay, steps: 0, moments, specs, mine }
+    }
+
+    /// Moves everything that is trained, as far as it is this optimiser's, against its gradient.
     pub fn step(&mut self, model: &mut Decoder<B>, gradients: &Gradients<B>, learning_rate: f32) {
         self.steps += 1;
         let backend = model.backend().clone();
         let [first, second] = &mut self.moments;
         let moments = first.all_mut().into_iter().zip(second.all_mut());
         let tensors = model.trained_mut().into_iter().zip(gradients.tensors().all());
-        for ((spec, (parameter, gradient)), (first, second)) in
-            self.specs.all().into_iter().zip(tensors).zip(moments)
+        let all = self.specs.all().into_iter().zip(tensors).zip(moments).zip(&self.mine);
+        for (((spec, (parameter, gradient)), (first, second)), _) in all.filter(|(_, mine)| **mine)
         {
             let step = AdamWStep {
                 step: self.steps,
@@ -69,43 +96,60 @@ impl<B: Backend + Clone> AdamW<B> {
 }
 
 impl<B: Backend + Clone> AdamW<B> {
-    /// Steps done, and the moments as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`.
-    #[must_use]
-    pub fn state(&self, backend: &B) -> (u64, Vec<Named<'_>>) {
+    /// Steps done, and the moments as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`. `elsewhere` gives those
+    /// of tensors that are another optimiser's.
+    ///
+    /// # Errors
+    /// The first that `elsewhere` returns.
+    pub fn state<'a>(
+        &'a self,
+        backend: &B,
+        mut elsewhere: impl FnMut(Moment) -> Result<Vec<f32>>,
+    ) -> Result<(u64, Vec<Named<'a>>)> {
         let mut all = Vec::new();
-        for (moment, tensors) in MOMENTS.iter().zip(&self.moments) {
-            for (spec, tensor) in self.specs.all().into_iter().zip(tensors.all()) {
-                let values = backend.view(tensor, spec.elements());
+        for (which, name) in MOMENTS.iter().enumerate() {
+            for (index, spec) in self.specs.all().into_iter().enumerate() {
+                let moment = Moment { which, index };
+                let values = match self.mine[index] {
+                    true => self.moment(backend, moment),
+                    false => Cow::Owned(elsewhere(moment)?),
+                };
                 all.extend(spec.parts.iter().map(|part| {
                     let part_values = match &values {
                         Cow::Borrowed(values) => Cow::Borrowed(&values[part.range.clone()]),
                         Cow::Owned(values) => Cow::Owned(values[part.range.clone()].to_vec()),
                     };
-                    (format!("{moment}.{}", part.name), part_values)
+                    (format!("{name}.{}", part.name), part_values)
                 }));
             }
         }
-        (self.steps, all)
+        Ok((self.steps, all))
     }
 
-    /// Takes up the state that [`AdamW::state`] gave.
+    /// Takes up the state that [`AdamW::state`] gave; what is another optimiser's goes to `elsewhere`.
     ///
     /// # Errors
-    /// If a moment is missing, of another length, or of a parameter that the model does not have.
+    /// If a moment is missing, of another length, or of a parameter that the model does not have; and the first that
+    /// `elsewhere` returns.
     pub fn restore(
         &mut self,
         backend: &B,
         steps: u64,
         moments: &[(String, Vec<f32>)],
+        mut elsewhere: impl FnMut(Moment, Vec<f32>) -> Result<()>,
     ) -> Result<()> {
         let mut given: BTreeMap<&str, &[f32]> =
             moments.iter().map(|(name, values)| (&name[..], &values[..])).collect();
         let specs = Arc::clone(&self.specs);
-        for (moment, tensors) in MOMENTS.iter().zip(&mut self.moments) {
-            for (spec, tensor) in specs.all().into_iter().zip(tensors.all_mut()) {
+        for (which, name) in MOMENTS.iter().enumerate() {
+            for (index, spec) in specs.all().into_iter().enumerate() {
                 let mut values = vec![0.0; spec.elements()];
-                restore_one(moment, spec, &mut values, &mut given)?;
-                *tensor = backend.tensor(Kind::Moment, values);
+                restore_one(name, spec, &mut values, &mut given)?;
+                let moment = Moment { which, index };
+                match self.mine[index] {
+                    true => self.set_moment(backend, moment, values),
+                    false => elsewhere(moment, values)?,
+                }
             }
         }
         ensure!(
@@ -116,6 +160,22 @@ impl<B: Backend + Clone> AdamW<B> {
         );
         self.steps = steps;
         Ok(())
+    }
+
+    /// A moment of one of its tensors.
+    pub(crate) fn moment(&self, backend: &B, moment: Moment) -> Cow<'_, [f32]> {
+        let elements = self.specs.all()[moment.index].elements();
+        backend.view(self.moments[moment.which].all()[moment.index], elements)
+    }
+
+    /// Puts a moment of one of its tensors where it was.
+    pub(crate) fn set_moment(&mut self, backend: &B, moment: Moment, values: Vec<f32>) {
+        *self.moments[moment.which].all_mut()[moment.index] = backend.tensor(Kind::Moment, values);
+    }
+
+    /// Goes on counting from here.
+    pub(crate) fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
     }
 }
 

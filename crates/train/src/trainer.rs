@@ -205,7 +205,7 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
             Some(checkpoint) => {
                 let folder = checkpoints.root().display();
                 ctx.log(format!("going on from step {} ({folder})", count(checkpoint.step)));
-                checkpoint.restore(backend, &mut optimizer)?;
+                checkpoint.restore(backend, &mut optimizer, |_, _| Ok(()))?;
                 (checkpoint.step, checkpoint.metrics)
             }
             None => (0, Vec::new()),

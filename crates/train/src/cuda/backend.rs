@@ -253,22 +253,26 @@ impl Backend for Cuda {
     }
 
     fn tensor(&self, kind: Kind, values: Vec<f32>) -> Tensor {
-        let tensor = self.zeros(kind, values.len());
+        let mut tensor = self.zeros(kind, values.len());
+        self.write(&mut tensor, &values);
+        tensor
+    }
+
+    fn write(&self, tensor: &mut Tensor, values: &[f32]) {
         self.run(|| {
             let Some(buffer) = &tensor.buffer else { return Ok(()) };
             match tensor.dtype {
-                Dtype::F32 => self.driver.copy_in(buffer.at, bytes_of(&values))?,
+                Dtype::F32 => self.driver.copy_in(buffer.at, bytes_of(values))?,
                 Dtype::Bf16 => {
                     let narrow: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
                     self.driver.copy_in(buffer.at, bytes_of(&narrow))?;
                 }
             }
             match &tensor.master {
-                Some(master) => self.driver.copy_in(master.at, bytes_of(&values)),
+                Some(master) => self.driver.copy_in(master.at, bytes_of(values)),
                 None => Ok(()),
             }
         });
-        tensor
     }
 
     fn rounded(&self, kind: Kind, value: f32) -> f32 {

@@ -176,6 +176,7 @@ pub const FILES: &[KernelFile] = &[
             ("fill_f32", 64),
             ("fill_bf16", 64),
             ("fill_block_f32", 64),
+            ("add_f32", 64),
             ("scale_f32", 64),
             ("scale_bf16", 64),
             ("widen", 64),

@@ -18,6 +18,7 @@ pub mod weights;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::ops::{Backend, Cpu, Kind};
 use activations::Activations;
@@ -59,7 +60,7 @@ struct Attached<T> {
 
 /// N tokens laid end to end; attention stays inside each document. No padding tokens exist, and
 /// rotary positions restart at each document.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// Token ids `[N]`.
     pub tokens: Vec<u32>,
@@ -401,12 +402,12 @@ impl<B: Backend + Clone> Gradients<B> {
     /// √ of the sum of all squares, summed in f64 in a fixed order.
     #[must_use]
     pub fn global_norm(&self) -> f64 {
-        self.tensors
-            .all()
-            .into_iter()
-            .map(|tensor| self.backend.sum_of_squares(tensor))
-            .sum::<f64>()
-            .sqrt()
+        (0..self.tensors.all().len()).map(|index| self.squares(index)).sum::<f64>().sqrt()
+    }
+
+    /// Sum of the squares of one tensor.
+    pub(crate) fn squares(&self, index: usize) -> f64 {
+        self.backend.sum_of_squares(self.tensors.all()[index])
     }
 
     /// Multiplies every gradient.
@@ -418,6 +419,10 @@ impl<B: Backend + Clone> Gradients<B> {
 
     pub(crate) fn tensors(&self) -> &Trained<B::Tensor> {
         &self.tensors
+    }
+
+    pub(crate) fn tensors_mut(&mut self) -> Vec<&mut B::Tensor> {
+        self.tensors.all_mut()
     }
 
     /// Copies of all gradients by the checkpoint's names, or an adapter's by PEFT's.

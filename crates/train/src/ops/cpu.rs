@@ -22,6 +22,11 @@ impl Backend for Cpu {
     fn view<'a>(&self, tensor: &'a Vec<f32>, len: usize) -> Cow<'a, [f32]> {
         Cow::Borrowed(&tensor[..len])
     }
+    fn write(&self, tensor: &mut Vec<f32>, values: &[f32]) {
+        split::for_each_rows(&mut tensor[..values.len()], 1, |range, part| {
+            part.copy_from_slice(&values[range]);
+        });
+    }
     fn len(&self, tensor: &Vec<f32>) -> usize {
         tensor.len()
     }

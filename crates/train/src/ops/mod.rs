@@ -336,6 +336,8 @@ pub trait Backend {
     fn view<'a>(&self, tensor: &'a Self::Tensor, len: usize) -> Cow<'a, [f32]> {
         Cow::Owned(self.values(tensor, len))
     }
+    /// Overwrites the first values.
+    fn write(&self, tensor: &mut Self::Tensor, values: &[f32]);
     /// Number of values.
     fn len(&self, tensor: &Self::Tensor) -> usize;
     /// Copies whole numbers in.

@@ -20,6 +20,9 @@ impl Backend for Reference {
     fn values(&self, tensor: &Vec<f32>, len: usize) -> Vec<f32> {
         tensor[..len].to_vec()
     }
+    fn write(&self, tensor: &mut Vec<f32>, values: &[f32]) {
+        tensor[..values.len()].copy_from_slice(values);
+    }
     fn len(&self, tensor: &Vec<f32>) -> usize {
         tensor.len()
     }
