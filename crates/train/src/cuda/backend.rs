@@ -12,6 +12,7 @@ use half::bf16;
 use super::attention::{Attention, Decode};
 use super::driver::{Address, Arguments, Driver, Grid};
 use super::gemm::{self, Gated, Layout, Product, Target};
+use super::graph::Recorded;
 use super::memory::{Buffer, Dtype, Index, Pool, Tensor, bytes_of, bytes_of_mut};
 use super::norm;
 use crate::ops::{
@@ -32,7 +33,7 @@ const SQUARES: usize = 1 << 16;
 pub struct Cuda {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) pool: Arc<Pool>,
-    fault: Arc<Mutex<Option<anyhow::Error>>>,
+    pub(super) fault: Arc<Mutex<Option<anyhow::Error>>>,
 }
 
 impl Cuda {
@@ -44,7 +45,7 @@ impl Cuda {
     }
 
     /// Does something unless there was a fault before, and keeps its own.
-    fn run<T: Default>(&self, work: impl FnOnce() -> Result<T>) -> T {
+    pub(super) fn run<T: Default>(&self, work: impl FnOnce() -> Result<T>) -> T {
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if fault.is_some() {
             return T::default();
@@ -232,6 +233,11 @@ struct AdamWConstants {
 impl Backend for Cuda {
     type Tensor = Tensor;
     type Index = Index;
+    type Recorded = Recorded;
+
+    fn recorded(&self, recorded: &mut Recorded, work: &mut dyn FnMut()) {
+        self.run_recorded(recorded, work);
+    }
 
     fn zeros(&self, kind: Kind, len: usize) -> Tensor {
         let tensor = match kind {

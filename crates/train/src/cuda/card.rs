@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Mutex;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use artifact::error::user;
 use cudarc::driver::{result, sys};
 
 use super::driver::{
-    Address, Arguments, Driver, Event, Facts, Grid, Stream, TensorMap, TensorShape,
+    Address, Arguments, Driver, Event, Facts, GraphId, Grid, Stream, TensorMap, TensorShape,
 };
 use super::kernels::{architecture, file_of};
 use super::nvrtc::Nvrtc;
@@ -303,6 +303,45 @@ impl Driver for Card {
             unsafe { result::stream::synchronize(stream) }.context("work failed on the card")?;
         }
         Ok(())
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        self.enter()?;
+        // What this thread may not do while it records (allocate, wait) is refused; others are free.
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive and not the legacy one, which cannot be recorded.
+        Ok(unsafe { result::stream::begin_capture(self.stream, mode) }?)
+    }
+
+    fn end_capture(&self) -> Result<GraphId> {
+        self.enter()?;
+        // SAFETY: the stream is recording. Where something broke the recording, this says so and the
+        // stream is as before.
+        let graph = unsafe { result::stream::end_capture(self.stream) }?;
+        ensure!(!graph.is_null(), "nothing was recorded");
+        // SAFETY: the graph was just made; what is run stands apart from it.
+        unsafe {
+            let run = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            result::graph::destroy(graph)?;
+            let run = run.context("a recording cannot be run")?;
+            // Not in the first run that counts.
+            result::graph::upload(run, self.stream)?;
+            Ok(GraphId(run as u64))
+        }
+    }
+
+    fn replay(&self, graph: GraphId) -> Result<()> {
+        self.enter()?;
+        // SAFETY: it came from `end_capture` and was not forgotten.
+        unsafe { result::graph::launch(graph.0 as sys::CUgraphExec, self.stream) }
+            .context("running a recording")
+    }
+
+    fn forget(&self, graph: GraphId) {
+        if self.enter().is_ok() {
+            // SAFETY: it came from `end_capture` and is used no more; the driver keeps what still runs.
+            let _ = unsafe { result::graph::exec_destroy(graph.0 as sys::CUgraphExec) };
+        }
     }
 }
 

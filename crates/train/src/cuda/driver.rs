@@ -52,13 +52,17 @@ pub struct TensorShape {
 #[repr(C, align(64))]
 pub struct TensorMap(pub [u64; 16]);
 
+/// Recorded work, by the number under which its driver keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphId(pub u64);
+
 /// One argument, aligned as the strictest of them needs.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Slot([u8; 128]);
 
 /// A kernel's arguments, in order.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Arguments(Vec<Slot>);
 
 impl Arguments {
@@ -199,4 +203,23 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// If some of it failed.
     fn synchronize(&self) -> Result<()>;
+    /// From here to [`Driver::end_capture`] launches, copies inside the device and zeroings are
+    /// written down and not carried out. Nothing else may be asked for meanwhile: memory has to be
+    /// there, kernels have to be loaded, and the host's bytes are not part of a graph.
+    ///
+    /// # Errors
+    /// If something is being recorded already, or the device refuses.
+    fn begin_capture(&self) -> Result<()>;
+    /// Ends the recording, also after a fault in it.
+    ///
+    /// # Errors
+    /// If something was asked for that cannot be recorded.
+    fn end_capture(&self) -> Result<GraphId>;
+    /// Carries out what was recorded, at the addresses that it was recorded with.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn replay(&self, graph: GraphId) -> Result<()>;
+    /// Forgets a recording.
+    fn forget(&self, graph: GraphId);
 }

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use libloading::Library;
 
 use super::driver::{
-    Address, Arguments, Driver, Event, Facts, Grid, Stream, TensorMap, TensorShape,
+    Address, Arguments, Driver, Event, Facts, GraphId, Grid, Stream, TensorMap, TensorShape,
 };
 
 type LaunchFn =
@@ -28,6 +28,23 @@ pub struct Emulator {
     facts: Facts,
     memory: Mutex<Vec<(Address, usize, std::alloc::Layout)>>,
     copies: Mutex<Copies>,
+    recording: Mutex<Recording>,
+}
+
+/// What is being recorded, what was, and how often recordings ran.
+#[derive(Default)]
+struct Recording {
+    open: Option<Vec<Step>>,
+    graphs: BTreeMap<u64, Arc<Vec<Step>>>,
+    replays: usize,
+}
+
+/// What can be recorded.
+#[derive(Clone)]
+enum Step {
+    Launch(String, Grid, Arguments),
+    Copy(Address, Address, usize),
+    Zero(Address, usize),
 }
 
 /// The streams beside the kernels'. Their copies happen as late as waits allow, so that a wait that
@@ -125,7 +142,68 @@ impl Emulator {
             facts,
             memory: Mutex::default(),
             copies: Mutex::default(),
+            recording: Mutex::default(),
         })
+    }
+
+    /// How often a recording ran.
+    pub fn replays(&self) -> usize {
+        self.recording.lock().expect("no panic while it is held").replays
+    }
+
+    /// Writes work down if something is being recorded; else does it.
+    fn take(&self, work: Step) -> Result<()> {
+        if let Some(open) = &mut self.recording.lock().expect("no panic while it is held").open {
+            open.push(work);
+            return Ok(());
+        }
+        self.carry_out(work)
+    }
+
+    /// A card refuses this while it records.
+    fn refuse_in_recording(&self, what: &str) -> Result<()> {
+        let recording = self.recording.lock().expect("no panic while it is held");
+        ensure!(recording.open.is_none(), "{what} in a recording");
+        Ok(())
+    }
+
+    fn carry_out(&self, work: Step) -> Result<()> {
+        match work {
+            Step::Launch(kernel, grid, arguments) => self.run(&kernel, grid, arguments),
+            Step::Copy(to, from, bytes) => {
+                copy_now(to, from, bytes);
+                Ok(())
+            }
+            // SAFETY: the caller owns the range.
+            Step::Zero(at, bytes) => unsafe {
+                std::ptr::write_bytes(at as *mut u8, 0, bytes);
+                Ok(())
+            },
+        }
+    }
+
+    fn run(&self, kernel: &str, grid: Grid, mut arguments: Arguments) -> Result<()> {
+        let name = CString::new(kernel)?;
+        let library = self.library.lock().expect("no panic while it is held");
+        // SAFETY: the function has this type, and the kernel reads as many arguments as it
+        // declares.
+        let code = unsafe {
+            let launch = library.get::<LaunchFn>(b"emulate_launch")?;
+            let block = [grid.threads, 1, 1];
+            let mut pointers = arguments.pointers();
+            launch(
+                name.as_ptr(),
+                grid.blocks.as_ptr(),
+                block.as_ptr(),
+                grid.shared,
+                pointers.as_mut_ptr(),
+            )
+        };
+        drop(library);
+        if code != 0 {
+            bail!("no kernel is called {kernel}");
+        }
+        self.check_guards(kernel)
     }
 
     /// Whether something wrote past the ends of an allocation.
@@ -200,6 +278,7 @@ impl Driver for Emulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
+        self.refuse_in_recording("memory is reserved")?;
         let layout = std::alloc::Layout::from_size_align(bytes + 2 * GUARD, 256)?;
         // SAFETY: the size is not zero.
         let base = unsafe { std::alloc::alloc(layout) };
@@ -228,12 +307,14 @@ impl Driver for Emulator {
     }
 
     fn copy_in(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.refuse_in_recording("a copy from the host")?;
         // SAFETY: the caller owns the range.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
         Ok(())
     }
 
     fn copy_out(&self, bytes: &mut [u8], from: Address) -> Result<()> {
+        self.refuse_in_recording("a copy to the host")?;
         // SAFETY: the caller owns the range.
         unsafe {
             std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len());
@@ -242,38 +323,15 @@ impl Driver for Emulator {
     }
 
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
-        copy_now(to, from, bytes);
-        Ok(())
+        self.take(Step::Copy(to, from, bytes))
     }
 
     fn zero(&self, at: Address, bytes: usize) -> Result<()> {
-        // SAFETY: the caller owns the range.
-        unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
-        Ok(())
+        self.take(Step::Zero(at, bytes))
     }
 
-    fn launch(&self, kernel: &str, grid: Grid, mut arguments: Arguments) -> Result<()> {
-        let name = CString::new(kernel)?;
-        let library = self.library.lock().expect("no panic while it is held");
-        // SAFETY: the function has this type, and the kernel reads as many arguments as it
-        // declares.
-        let code = unsafe {
-            let launch = library.get::<LaunchFn>(b"emulate_launch")?;
-            let block = [grid.threads, 1, 1];
-            let mut pointers = arguments.pointers();
-            launch(
-                name.as_ptr(),
-                grid.blocks.as_ptr(),
-                block.as_ptr(),
-                grid.shared,
-                pointers.as_mut_ptr(),
-            )
-        };
-        drop(library);
-        if code != 0 {
-            bail!("no kernel is called {kernel}");
-        }
-        self.check_guards(kernel)
+    fn launch(&self, kernel: &str, grid: Grid, arguments: Arguments) -> Result<()> {
+        self.take(Step::Launch(kernel.to_owned(), grid, arguments))
     }
 
     fn tensor_map(&self, shape: &TensorShape) -> Result<TensorMap> {
@@ -308,6 +366,7 @@ impl Driver for Emulator {
     }
 
     fn copy_on(&self, stream: Stream, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.refuse_in_recording("a copy in another stream")?;
         let mut copies = self.copies.lock().expect("no panic while it is held");
         copies.add(stream, Work::Copy { to, from, bytes });
         Ok(())
@@ -324,6 +383,7 @@ impl Driver for Emulator {
     }
 
     fn record(&self, event: Event, stream: Stream) -> Result<()> {
+        self.refuse_in_recording("an event")?;
         let mut copies = self.copies.lock().expect("no panic while it is held");
         let asked = copies.queue(stream).map_or(0, |queue| queue.asked);
         copies.events.insert(event.0, (stream, asked));
@@ -331,6 +391,7 @@ impl Driver for Emulator {
     }
 
     fn wait(&self, stream: Stream, event: Event) -> Result<()> {
+        self.refuse_in_recording("an event")?;
         let mut copies = self.copies.lock().expect("no panic while it is held");
         if let Some(&(of, until)) = copies.events.get(&event.0) {
             copies.add(stream, Work::Wait { stream: of, until });
@@ -339,8 +400,37 @@ impl Driver for Emulator {
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.refuse_in_recording("a wait")?;
         self.copies.lock().expect("no panic while it is held").run_all();
         Ok(())
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        self.refuse_in_recording("a recording")?;
+        self.recording.lock().expect("no panic while it is held").open = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<GraphId> {
+        let mut recording = self.recording.lock().expect("no panic while it is held");
+        let work = recording.open.take().context("nothing is being recorded")?;
+        let id = recording.graphs.last_key_value().map_or(1, |(last, _)| last + 1);
+        recording.graphs.insert(id, Arc::new(work));
+        Ok(GraphId(id))
+    }
+
+    fn replay(&self, graph: GraphId) -> Result<()> {
+        let work = {
+            let mut recording = self.recording.lock().expect("no panic while it is held");
+            ensure!(recording.open.is_none(), "a recording in a recording");
+            recording.replays += 1;
+            Arc::clone(recording.graphs.get(&graph.0).context("no such recording")?)
+        };
+        work.iter().try_for_each(|work| self.carry_out(work.clone()))
+    }
+
+    fn forget(&self, graph: GraphId) {
+        self.recording.lock().expect("no panic while it is held").graphs.remove(&graph.0);
     }
 }
 

@@ -2,23 +2,37 @@
 //! asks, so that once a step has run, the steps after it allocate nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 
 use super::driver::{Address, Driver};
 
 /// Memory by size class, shared by all that stands in it.
+///
+/// What is taken while work is recorded stays with the recordings: they write to it whenever they run
+/// again. They run one after the other, so that all of them share it.
 pub struct Pool {
     driver: Arc<dyn Driver>,
-    free: Mutex<BTreeMap<usize, Vec<Address>>>,
+    state: Mutex<State>,
 }
+
+#[derive(Default)]
+struct State {
+    free: Free,
+    /// Free memory of recordings.
+    recorded: Free,
+    /// Whether work is being recorded.
+    recording: bool,
+}
+
+type Free = BTreeMap<usize, Vec<Address>>;
 
 impl Pool {
     /// Nothing yet.
     #[must_use]
     pub fn new(driver: Arc<dyn Driver>) -> Arc<Self> {
-        Arc::new(Self { driver, free: Mutex::default() })
+        Arc::new(Self { driver, state: Mutex::default() })
     }
 
     /// The size class of `bytes`: an eighth of a power of two, so that little is wasted.
@@ -27,28 +41,39 @@ impl Pool {
         bytes.max(1).div_ceil(step) * step
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Memory for `bytes`, of any content.
     ///
     /// # Errors
     /// If the device has none left.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
         let class = Self::class(bytes);
-        let held = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            free.get_mut(&class).and_then(Vec::pop)
+        let pop = |free: &mut Free| free.get_mut(&class).and_then(Vec::pop);
+        let (held, recorded) = {
+            let state = &mut *self.state();
+            let of_recordings = if state.recording { pop(&mut state.recorded) } else { None };
+            (of_recordings.or_else(|| pop(&mut state.free)), state.recording)
         };
         let at = match held {
             Some(at) => at,
             None => self.driver.allocate(class)?,
         };
-        Ok(Buffer { pool: Arc::clone(self), at, class })
+        Ok(Buffer { pool: Arc::clone(self), at, class, recorded })
+    }
+
+    /// Says whether work is being recorded from here on.
+    pub fn set_recording(&self, recording: bool) {
+        self.state().recording = recording;
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let free = self.free.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for at in free.values().flatten() {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for at in state.free.values().chain(state.recorded.values()).flatten() {
             self.driver.free(*at);
         }
     }
@@ -60,11 +85,14 @@ pub struct Buffer {
     /// Where it begins.
     pub at: Address,
     class: usize,
+    /// Whether it was taken while work was recorded.
+    recorded: bool,
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *self.pool.state();
+        let free = if self.recorded { &mut state.recorded } else { &mut state.free };
         free.entry(self.class).or_default().push(self.at);
     }
 }

@@ -9,6 +9,7 @@ pub mod driver;
 #[cfg(test)]
 mod emulator;
 pub mod gemm;
+pub mod graph;
 pub mod kernels;
 pub mod memory;
 mod norm;

@@ -9,6 +9,7 @@ pub struct Cpu;
 impl Backend for Cpu {
     type Tensor = Vec<f32>;
     type Index = Vec<u32>;
+    type Recorded = ();
 
     fn zeros(&self, _kind: Kind, len: usize) -> Vec<f32> {
         vec![0.0; len]

@@ -309,6 +309,15 @@ pub trait Backend {
     type Tensor: Send + Sync;
     /// u32 values: token ids, positions, starts of documents.
     type Index: Send + Sync;
+    /// What is kept of work that is done again and again; see [`Backend::recorded`].
+    type Recorded: Default + Send;
+
+    /// Does `work`, which asks for the same operations on the same tensors each time that it comes
+    /// with the same `recorded`; a device can do it by one call then. What it does, it does by
+    /// operations alone.
+    fn recorded(&self, _recorded: &mut Self::Recorded, work: &mut dyn FnMut()) {
+        work();
+    }
 
     /// `len` zeros.
     fn zeros(&self, kind: Kind, len: usize) -> Self::Tensor;

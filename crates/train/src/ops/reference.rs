@@ -10,6 +10,7 @@ pub struct Reference;
 impl Backend for Reference {
     type Tensor = Vec<f32>;
     type Index = Vec<u32>;
+    type Recorded = ();
 
     fn zeros(&self, _kind: Kind, len: usize) -> Vec<f32> {
         vec![0.0; len]

@@ -1,0 +1,142 @@
+//! Work that is asked for again and again with the same shapes and the same memory: recorded once,
+//! then run by one call, so that launches do not bound small work.
+
+use std::sync::{Arc, PoisonError};
+
+use super::Cuda;
+use super::driver::{Driver, GraphId};
+
+/// How often work runs plainly before it is recorded: kernels get compiled and the pool gets the
+/// memory that the work needs, for neither can happen in a recording.
+const PLAIN_RUNS: usize = 1;
+
+/// What one piece of work has come to: runs so far, then its recording.
+#[derive(Default)]
+pub struct Recorded {
+    runs: usize,
+    graph: Option<Graph>,
+    /// Why it could not be recorded; it runs plainly then.
+    refused: Option<String>,
+}
+
+impl Recorded {
+    /// Why the work could not be recorded, if it could not.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+}
+
+/// A recording in a driver.
+struct Graph {
+    driver: Arc<dyn Driver>,
+    id: GraphId,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.driver.forget(self.id);
+    }
+}
+
+impl Cuda {
+    /// Does `work`: plainly at first, then by a recording of it. It must ask for the same each time,
+    /// of tensors and indices that stay where they are.
+    pub(super) fn run_recorded(&self, recorded: &mut Recorded, work: &mut dyn FnMut()) {
+        if let Some(graph) = &recorded.graph {
+            return self.run(|| self.driver.replay(graph.id));
+        }
+        if recorded.runs < PLAIN_RUNS || recorded.refused.is_some() {
+            recorded.runs += 1;
+            return work();
+        }
+        match self.record(work) {
+            Ok(graph) => {
+                self.run(|| self.driver.replay(graph.id));
+                recorded.graph = Some(graph);
+            }
+            Err(fault) => {
+                recorded.refused = Some(format!("{fault:#}"));
+                work();
+            }
+        }
+    }
+
+    fn record(&self, work: &mut dyn FnMut()) -> anyhow::Result<Graph> {
+        let take_fault = || self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(before) = take_fault() {
+            // Nothing runs after a fault, and it is told by the next check.
+            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+            anyhow::bail!("a fault came before it");
+        }
+        self.driver.begin_capture()?;
+        self.pool.set_recording(true);
+        work();
+        self.pool.set_recording(false);
+        let ended = self.driver.end_capture();
+        if let Some(fault) = take_fault() {
+            if let Ok(id) = ended {
+                self.driver.forget(id);
+            }
+            return Err(fault);
+        }
+        Ok(Graph { driver: Arc::clone(&self.driver), id: ended? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::emulator::Emulator;
+    use crate::ops::testing::random;
+    use crate::ops::{Backend, Kind, LinearShape, Plus};
+
+    /// Products that are split, so that they take temporary memory.
+    const SHAPE: LinearShape = LinearShape { rows: 5, inputs: 1024, outputs: 8 };
+
+    #[test]
+    fn recorded_work_sees_new_inputs_and_keeps_its_temporary_memory() {
+        let Some(emulator) = Emulator::new((8, 0)).map(Arc::new) else { return };
+        let ops = Cuda::new(emulator.clone());
+        let weight = ops.tensor(Kind::Weight, random(1, 8 * 1024));
+        let mut x = ops.zeros(Kind::Activation, 5 * 1024);
+        let mut y = ops.zeros(Kind::Activation, 5 * 8);
+        let mut recorded = Recorded::default();
+        for round in 0..4_u8 {
+            ops.fill(&mut x, 5 * 1024, f32::from(round) - 1.5);
+            let mut expected = ops.zeros(Kind::Activation, 5 * 8);
+            ops.linear_rows(&mut expected, &x, &weight, Plus::NOTHING, SHAPE);
+            // What others take now must not be what the recording writes to.
+            let planes = 5 * 8 * 4;
+            let others: Vec<_> = (2..=4)
+                .map(|splits| ops.tensor(Kind::Statistic, vec![1.0; splits * planes / 4]))
+                .collect();
+            ops.recorded(&mut recorded, &mut || {
+                ops.linear_rows(&mut y, &x, &weight, Plus::NOTHING, SHAPE);
+            });
+            ops.check().expect("no fault");
+            assert_eq!(ops.values(&y, 40), ops.values(&expected, 40), "round {round}");
+            for other in &others {
+                assert!(ops.values(other, other.len).iter().all(|&x| x == 1.0));
+            }
+        }
+        assert_eq!((emulator.replays(), recorded.refused()), (3, None));
+    }
+
+    #[test]
+    fn work_that_cannot_be_recorded_runs_plainly() {
+        let Some(emulator) = Emulator::new((8, 0)).map(Arc::new) else { return };
+        let ops = Cuda::new(emulator.clone());
+        let mut recorded = Recorded::default();
+        for _ in 0..3 {
+            let mut sums = Vec::new();
+            ops.recorded(&mut recorded, &mut || {
+                sums = ops.values(&ops.tensor(Kind::Statistic, vec![2.0; 3]), 3);
+            });
+            ops.check().expect("no fault");
+            assert_eq!(sums, [2.0; 3]);
+        }
+        assert_eq!(emulator.replays(), 0);
+        assert!(recorded.refused().is_some_and(|why| why.contains("in a recording")));
+    }
+}
