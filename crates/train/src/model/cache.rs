@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::activations::Activations;
+use super::activations::{Activations, Purpose};
 use super::decoder::{Attend, Pass};
 use super::{Batch, Decoder, ModelConfig, Packed};
 use crate::ops::{AttentionShape, Backend, CacheShape, Cpu, Kind};
@@ -207,7 +207,8 @@ impl<B: Backend + Clone> Decoder<B> {
         // An adapter's products are not the ones whose rows do not depend on one another.
         ensure!(self.adapter.is_none(), "an adapter is merged into its model before it decodes");
         let (backend, config) = (&self.backend, &self.config);
-        let kept = Activations::reserve(&mut self.inference, backend, config, rows, false, [0; 4]);
+        let (held, purpose) = (&mut self.inference, Purpose::Inference);
+        let kept = Activations::reserve(held, backend, config, rows, purpose, [0; 4]);
         let pass = Pass {
             backend,
             config,

@@ -1,20 +1,20 @@
 //! The decoder, written once over a set of operations: embedding, L layers of attention and
 //! feed-forward, norm, head. The forward pass of a layer serves training, the filling of a cache
-//! and decoding from it; the backward pass mirrors it by hand. In what families differ they differ
-//! by the facts of [`super::family`], which decide what weights there are.
+//! and decoding from it. In what families differ they differ
+//! by the facts of [`super::family`], which decide what weights there are. [`super::backward`] is the
+//! way back.
 //!
 //! Shapes: N rows, C residual stream, H query and K key/value heads of D, F feed-forward, V
 //! vocabulary, L layers.
 
-use super::activations::{Activations, LayerActivations, Normed, Scratch};
+use super::activations::{
+    Activations, Internals, LayerActivations, LayerMemory, Normed, Recompute, Scratch,
+};
 use super::adapter::{Adapter, Pair, Trained};
 use super::family::Block;
 use super::weights::{LayerWeights, Projection, Weights};
 use super::{Attached, ModelConfig, Packed};
-use crate::ops::{
-    Backend, CacheShape, HeadGradient, Kind, LinearGluShape, LinearShape, NormGradients, Plus,
-    SavedAttention,
-};
+use crate::ops::{Backend, CacheShape, Kind, LinearGluShape, LinearShape, Plus};
 
 /// What attention looks at. What goes through a cache takes the form of products whose rows do not
 /// depend on one another.
@@ -41,21 +41,25 @@ pub(super) struct Pass<'a, B: Backend> {
 }
 
 /// Where a layer's gradients go.
-enum LayerGradients<'a, T> {
+pub(super) enum LayerGradients<'a, T> {
     All(&'a mut LayerWeights<T>),
     Adapter(&'a mut [Option<Pair<T>>; 4]),
 }
 
 impl<'a, T> LayerGradients<'a, T> {
-    fn of(all: &'a mut Trained<T>, l: usize) -> Self {
+    /// Where there are fewer layers than the model has, they serve in turn.
+    pub fn of(all: &'a mut Trained<T>, l: usize) -> Self {
         match all {
-            Trained::Full(weights) => Self::All(&mut weights.layers[l]),
+            Trained::Full(Weights { layers, .. }) => {
+                let count = layers.len();
+                Self::All(&mut layers[l % count])
+            }
             Trained::Adapter(Adapter { layers }) => Self::Adapter(&mut layers[l]),
         }
     }
 
     /// One of the layer's own tensors, where those are trained.
-    fn own<'b>(
+    pub fn own<'b>(
         &'b mut self,
         choose: impl FnOnce(&'b mut LayerWeights<T>) -> Option<&'b mut T>,
     ) -> Option<&'b mut T> {
@@ -77,17 +81,17 @@ struct Beside<'a, T> {
 }
 
 impl<B: Backend> Pass<'_, B> {
-    fn layer(&self, l: usize) -> &LayerWeights<B::Tensor> {
+    pub fn layer(&self, l: usize) -> &LayerWeights<B::Tensor> {
         &self.weights.layers[l]
     }
 
-    fn is_parallel(&self) -> bool {
+    pub fn is_parallel(&self) -> bool {
         self.config.family.block == Block::Parallel
     }
 
     /// What embeddings are multiplied by, in the stream's type: transformers rounds it so too, and
     /// √3072 = 55.43 is 55.5 in bf16.
-    fn embedding_scale(&self) -> Option<f32> {
+    pub fn embedding_scale(&self) -> Option<f32> {
         self.config.embedding_scale.map(|scale| self.backend.rounded(Kind::Activation, scale))
     }
 
@@ -104,18 +108,13 @@ impl<B: Backend> Pass<'_, B> {
         mut attend: Attend<'_, B>,
     ) {
         let (ops, c) = (self.backend, self.config.hidden_size);
-        let (streams, depth) = (kept.streams.len(), kept.layers.len());
         ops.gather_rows(&mut kept.streams[0], &self.weights.embed_tokens, &batch.tokens, c);
         if let Some(scale) = self.embedding_scale() {
             ops.scale(&mut kept.streams[0], self.rows * c, scale);
         }
         for l in 0..self.weights.layers.len() {
-            let [x, out] = kept
-                .streams
-                .get_disjoint_mut([l % streams, (l + 1) % streams])
-                .expect("neighbouring streams are two");
-            let memory = (&mut kept.layers[l % depth], &mut kept.scratch);
-            self.layer_forward(l, [x, out], batch, memory, &mut attend);
+            let (streams, mut memory) = kept.layer(l);
+            self.layer_forward(l, streams, batch, &mut memory, &mut attend);
         }
     }
 
@@ -126,39 +125,55 @@ impl<B: Backend> Pass<'_, B> {
         l: usize,
         [x, out]: [&mut B::Tensor; 2],
         batch: &Packed<B>,
-        (kept, scratch): (&mut LayerActivations<B::Tensor>, &mut Scratch<B::Tensor>),
+        memory: &mut LayerMemory<'_, B::Tensor>,
         attend: &mut Attend<'_, B>,
     ) {
-        let (ops, weights, norm) = (self.backend, self.layer(l), self.config.norm(self.rows));
-        let keep = scratch.has_gradients(ops);
-        let Scratch { normed, gated, mid, .. } = scratch;
-        ops.norm(normed, &mut kept.input_inverse, x, &weights.input_norm, None, norm);
-        self.attention_forward(l, normed, batch, kept, attend);
-        let mid = kept.mid.as_mut().unwrap_or(mid);
-        let out_norm = kept.attention_out.as_mut().zip(weights.attention_out_norm.as_ref());
-        let (attended, low) = (&kept.attended, &mut kept.low);
-        self.project_onto(l, Projection::Output, [mid, x], attended, out_norm, low);
-
-        if let Some(weight) = &weights.feed_forward_norm {
-            ops.norm(normed, &mut kept.mid_inverse, mid, weight, None, norm);
-        }
-        self.project_gated(l, [gated, &mut kept.gate_up], normed, &mut kept.low, keep);
-        let out_norm = kept.feed_forward_out.as_mut().zip(weights.feed_forward_out_norm.as_ref());
-        self.project_onto(l, Projection::Down, [out, mid], gated, out_norm, &mut kept.low);
+        self.attention_input(l, x, batch, memory);
+        self.attend(l, batch, memory, attend);
+        self.attention_output(l, x, memory);
+        self.feed_forward(l, out, memory);
     }
 
-    /// The normed stream to what is attended to.
-    fn attention_forward(
+    /// Makes again what a layer's memory held after the forward pass and is another layer's now.
+    pub fn layer_again(
         &self,
         l: usize,
-        normed: &B::Tensor,
+        [x, out]: [&mut B::Tensor; 2],
         batch: &Packed<B>,
-        kept: &mut LayerActivations<B::Tensor>,
-        attend: &mut Attend<'_, B>,
+        memory: &mut LayerMemory<'_, B::Tensor>,
+        recompute: Recompute,
     ) {
-        let (ops, attention) = (self.backend, self.config.attention(l));
-        let LayerActivations { projected, qkv, attended, log_sums, low, .. } = kept;
-        match projected.as_mut().zip(self.layer(l).qk_norm.as_ref()) {
+        self.attention_input(l, x, batch, memory);
+        if recompute == Recompute::Block {
+            self.attend(l, batch, memory, &mut Attend::Documents);
+            // What a parallel block adds to the stream is of no further use.
+            if !self.is_parallel() {
+                self.attention_output(l, x, memory);
+            }
+        }
+        memory.keep = true;
+        if recompute == Recompute::Block && memory.kept.feed_forward_out.is_some() {
+            return self.feed_forward(l, out, memory);
+        }
+        self.feed_forward_norm(l, memory);
+        let LayerMemory { internals, low, scratch, .. } = memory;
+        let (gate_up, normed) = (&mut internals.gate_up, &scratch.normed);
+        self.project(l, Projection::GateUp, gate_up, normed, None, low);
+    }
+
+    /// The stream, normed, to queries, keys and values.
+    fn attention_input(
+        &self,
+        l: usize,
+        x: &B::Tensor,
+        batch: &Packed<B>,
+        memory: &mut LayerMemory<'_, B::Tensor>,
+    ) {
+        let (ops, weights, norm) = (self.backend, self.layer(l), self.config.norm(self.rows));
+        let LayerMemory { kept, internals, low, scratch, .. } = memory;
+        let (Internals { projected, qkv, .. }, normed) = (internals, &mut scratch.normed);
+        ops.norm(normed, &mut kept.input_inverse, x, &weights.input_norm, None, norm);
+        match projected.as_mut().zip(weights.qk_norm.as_ref()) {
             None => self.project(l, Projection::Qkv, qkv, normed, None, low),
             Some((projected, weight)) => {
                 self.project(l, Projection::Qkv, &mut projected.x, normed, None, low);
@@ -167,7 +182,19 @@ impl<B: Backend> Pass<'_, B> {
             }
         }
         self.turn(l, qkv, batch, false);
-        let positions = &batch.positions;
+    }
+
+    /// Queries, keys and values to what is attended to.
+    fn attend(
+        &self,
+        l: usize,
+        batch: &Packed<B>,
+        LayerMemory { kept, internals, .. }: &mut LayerMemory<'_, B::Tensor>,
+        attend: &mut Attend<'_, B>,
+    ) {
+        let (ops, attention) = (self.backend, self.config.attention(l));
+        let LayerActivations { attended, log_sums, .. } = &mut **kept;
+        let (qkv, positions) = (&internals.qkv, &batch.positions);
         match attend {
             Attend::Documents => {
                 ops.attention(attended, log_sums, qkv, &batch.documents, attention);
@@ -185,8 +212,43 @@ impl<B: Backend> Pass<'_, B> {
         }
     }
 
+    /// What is attended to, onto the stream.
+    fn attention_output(
+        &self,
+        l: usize,
+        x: &mut B::Tensor,
+        LayerMemory { kept, low, scratch, .. }: &mut LayerMemory<'_, B::Tensor>,
+    ) {
+        let mid = kept.mid.as_mut().unwrap_or(&mut scratch.mid);
+        let weight = self.layer(l).attention_out_norm.as_ref();
+        let out_norm = kept.attention_out.as_mut().zip(weight);
+        self.project_onto(l, Projection::Output, [mid, x], &kept.attended, out_norm, low);
+    }
+
+    /// The stream, normed for the feed-forward; a parallel block's is there already.
+    fn feed_forward_norm(&self, l: usize, memory: &mut LayerMemory<'_, B::Tensor>) {
+        let LayerMemory { kept, scratch, .. } = memory;
+        if let Some((weight, mid)) = self.layer(l).feed_forward_norm.as_ref().zip(kept.mid.as_ref())
+        {
+            let (normed, norm) = (&mut scratch.normed, self.config.norm(self.rows));
+            self.backend.norm(normed, &mut kept.mid_inverse, mid, weight, None, norm);
+        }
+    }
+
+    /// The stream through gate, up and down, onto the stream.
+    fn feed_forward(&self, l: usize, out: &mut B::Tensor, memory: &mut LayerMemory<'_, B::Tensor>) {
+        self.feed_forward_norm(l, memory);
+        let LayerMemory { kept, internals, low, scratch, keep } = memory;
+        let Scratch { normed, gated, mid, .. } = &mut **scratch;
+        self.project_gated(l, [gated, &mut internals.gate_up], normed, low, *keep);
+        let mid = kept.mid.as_mut().unwrap_or(mid);
+        let weight = self.layer(l).feed_forward_out_norm.as_ref();
+        let out_norm = kept.feed_forward_out.as_mut().zip(weight);
+        self.project_onto(l, Projection::Down, [out, mid], gated, out_norm, low);
+    }
+
     /// Turns queries and keys, where the layer does that.
-    fn turn(&self, l: usize, qkv: &mut B::Tensor, batch: &Packed<B>, inverse: bool) {
+    pub fn turn(&self, l: usize, qkv: &mut B::Tensor, batch: &Packed<B>, inverse: bool) {
         if let Some(rope) = self.config.layers[l].rope {
             let (angles, layout) = (&self.angles[rope], self.config.family.rope_layout);
             let heads = self.config.heads();
@@ -262,7 +324,7 @@ impl<B: Backend> Pass<'_, B> {
 
     /// dx (+)= the gradient that comes back through a layer's linear map; that of an adapter's h
     /// goes into `dlow`, where it stays for the gradients of the adapter.
-    fn project_backward_input(
+    pub fn project_backward_input(
         &self,
         l: usize,
         projection: Projection,
@@ -284,7 +346,7 @@ impl<B: Backend> Pass<'_, B> {
 
     /// Adds to the gradients of a layer's linear map, or to those of the adapter beside it, whose h
     /// and dh these are.
-    fn project_backward_weight(
+    pub fn project_backward_weight(
         &self,
         (l, projection): (usize, Projection),
         into: &mut LayerGradients<'_, B::Tensor>,
@@ -328,179 +390,8 @@ impl<B: Backend> Pass<'_, B> {
         }
     }
 
-    /// Losses of the rows that count; with a scale, also their gradient, from the head down to the
-    /// embedding.
-    pub fn losses(
-        &self,
-        batch: &Packed<B>,
-        kept: &mut Activations<B::Tensor>,
-        gradient: Option<(f32, &mut Trained<B::Tensor>)>,
-    ) -> Vec<f32> {
-        let (ops, c, counted) = (self.backend, self.config.hidden_size, batch.counted_rows.len());
-        if counted == 0 {
-            return Vec::new();
-        }
-        self.head_stream(batch, kept);
-        let (shape, weight) = (self.config.head(counted), self.weights.head());
-        let Activations { head, scratch, .. } = kept;
-        let Some((scale, gradients)) = gradient else {
-            let (losses, targets) = (&mut head.losses, &batch.targets);
-            ops.cross_entropy(losses, &head.normed, weight, targets, None, shape);
-            return ops.values(&head.losses, counted);
-        };
-        let (dhead, dnorm) = match gradients {
-            Trained::Full(weights) => {
-                let head = weights.lm_head.as_mut().unwrap_or(&mut weights.embed_tokens);
-                (Some(head), Some(&mut weights.norm))
-            }
-            Trained::Adapter(_) => (None, None),
-        };
-        let into = HeadGradient { scale, hidden: &mut head.dnormed, head: dhead };
-        let (losses, targets) = (&mut head.losses, &batch.targets);
-        ops.cross_entropy(losses, &head.normed, weight, targets, Some(into), shape);
-        // The normed rows are needed no more; their memory takes the gradient of the rows before
-        // the norm.
-        let into =
-            NormGradients { dx: &mut head.normed, accumulate: false, dweight: dnorm, y: None };
-        let Normed { x, inverse } = &head.stream;
-        let norm = self.config.norm(counted);
-        ops.norm_backward(into, inverse, &head.dnormed, x, &self.weights.norm, norm);
-        ops.fill(&mut scratch.dstream, self.rows * c, 0.0);
-        ops.scatter_add_rows(&mut scratch.dstream, &head.normed, &batch.counted, c);
-        let losses = ops.values(&head.losses, counted);
-        self.backward(batch, kept, gradients);
-        losses
-    }
-
-    /// From the gradient of the last stream, in `dstream`, to all layers' weights and, where they
-    /// are trained, the embedding.
-    fn backward(
-        &self,
-        batch: &Packed<B>,
-        kept: &mut Activations<B::Tensor>,
-        gradients: &mut Trained<B::Tensor>,
-    ) {
-        let (ops, c) = (self.backend, self.config.hidden_size);
-        for l in (0..self.weights.layers.len()).rev() {
-            let memory = (&mut kept.layers[l], &mut kept.scratch);
-            let into = LayerGradients::of(gradients, l);
-            self.layer_backward(l, into, &kept.streams[l], batch, memory);
-        }
-        let Trained::Full(gradients) = gradients else { return };
-        let dstream = &mut kept.scratch.dstream;
-        if let Some(scale) = self.embedding_scale() {
-            ops.scale(dstream, self.rows * c, scale);
-        }
-        ops.scatter_add_rows(&mut gradients.embed_tokens, dstream, &batch.tokens, c);
-    }
-
-    /// One layer. `dstream` holds the gradient of its output and gets that of its input `x`. The
-    /// norms' and the gate's backward passes give their outputs back, which the weights' gradients
-    /// need.
-    fn layer_backward(
-        &self,
-        l: usize,
-        mut into: LayerGradients<'_, B::Tensor>,
-        x: &B::Tensor,
-        batch: &Packed<B>,
-        (kept, scratch): (&mut LayerActivations<B::Tensor>, &mut Scratch<B::Tensor>),
-    ) {
-        let (ops, weights, norm) = (self.backend, self.layer(l), self.config.norm(self.rows));
-        let into = &mut into;
-        self.feed_forward_backward(l, into, kept, scratch);
-        let Scratch { normed, dnormed, dstream, dlow, .. } = scratch;
-        if let Some((weight, mid)) = weights.feed_forward_norm.as_ref().zip(kept.mid.as_ref()) {
-            let dweight = into.own(|own| own.feed_forward_norm.as_mut());
-            let gradients =
-                NormGradients { dx: dstream, accumulate: true, dweight, y: Some(normed) };
-            ops.norm_backward(gradients, &kept.mid_inverse, dnormed, mid, weight, norm);
-            let (at, low) = ((l, Projection::GateUp), [&kept.low, &*dlow]);
-            self.project_backward_weight(at, into, &kept.gate_up, normed, low);
-        }
-
-        self.attention_backward(l, into, batch, kept, scratch);
-        let Scratch { normed, dnormed, dstream, dqkv, dlow, .. } = scratch;
-        // The norm of a parallel block has the gradients of both halves.
-        self.project_backward_input(l, Projection::Qkv, dnormed, dqkv, self.is_parallel(), dlow);
-        let dweight = into.own(|own| Some(&mut own.input_norm));
-        let gradients = NormGradients { dx: dstream, accumulate: true, dweight, y: Some(normed) };
-        ops.norm_backward(gradients, &kept.input_inverse, dnormed, x, &weights.input_norm, norm);
-        let low = [&kept.low, &*dlow];
-        self.project_backward_weight((l, Projection::Qkv), into, dqkv, normed, low);
-        if self.is_parallel() {
-            let at = (l, Projection::GateUp);
-            self.project_backward_weight(at, into, &kept.gate_up, normed, low);
-        }
-    }
-
-    /// From the layer's output to the normed input of its feed-forward, in `dnormed`; `gate_up`
-    /// becomes its gradient.
-    fn feed_forward_backward(
-        &self,
-        l: usize,
-        into: &mut LayerGradients<'_, B::Tensor>,
-        kept: &mut LayerActivations<B::Tensor>,
-        scratch: &mut Scratch<B::Tensor>,
-    ) {
-        let Scratch { gated, dnormed, dstream, dbranch, dlow, .. } = scratch;
-        let out_norm =
-            kept.feed_forward_out.as_ref().zip(self.layer(l).feed_forward_out_norm.as_ref());
-        let dweight = into.own(|own| own.feed_forward_out_norm.as_mut());
-        let dout = self.branch_gradient(dstream, dbranch, out_norm, dweight);
-        self.project_backward_input(l, Projection::Down, gated, dout, false, dlow);
-        self.backend.glu_backward(&mut kept.gate_up, gated, self.config.glu(self.rows));
-        let low = [&kept.low, &*dlow];
-        self.project_backward_weight((l, Projection::Down), into, dout, gated, low);
-        self.project_backward_input(l, Projection::GateUp, dnormed, &kept.gate_up, false, dlow);
-    }
-
-    /// From what attention adds to the stream to the queries, keys and values, in `dqkv`.
-    fn attention_backward(
-        &self,
-        l: usize,
-        into: &mut LayerGradients<'_, B::Tensor>,
-        batch: &Packed<B>,
-        kept: &LayerActivations<B::Tensor>,
-        scratch: &mut Scratch<B::Tensor>,
-    ) {
-        let (ops, weights) = (self.backend, self.layer(l));
-        let Scratch { dstream, dbranch, dattended, dqkv, dlow, .. } = scratch;
-        let out_norm = kept.attention_out.as_ref().zip(weights.attention_out_norm.as_ref());
-        let dweight = into.own(|own| own.attention_out_norm.as_mut());
-        let dout = self.branch_gradient(dstream, dbranch, out_norm, dweight);
-        self.project_backward_input(l, Projection::Output, dattended, dout, false, dlow);
-        let (at, low) = ((l, Projection::Output), [&kept.low, &*dlow]);
-        self.project_backward_weight(at, into, dout, &kept.attended, low);
-        let LayerActivations { qkv, attended: out, log_sums, projected, .. } = kept;
-        let (saved, attention) = (SavedAttention { qkv, out, log_sums }, self.config.attention(l));
-        ops.attention_backward(dqkv, dattended, saved, &batch.documents, attention);
-        self.turn(l, dqkv, batch, true);
-        if let Some((projected, weight)) = projected.as_ref().zip(weights.qk_norm.as_ref()) {
-            let Normed { x, inverse } = projected;
-            let dweight = into.own(|own| own.qk_norm.as_mut());
-            let shape = self.config.head_norm(self.rows);
-            ops.head_norm_backward(dqkv, dweight, inverse, x, weight, shape);
-        }
-    }
-
-    /// The gradient of what a half of the layer adds to the stream: that of the stream itself, or
-    /// that put through the norm on what is added.
-    fn branch_gradient<'a>(
-        &self,
-        dstream: &'a B::Tensor,
-        dbranch: &'a mut B::Tensor,
-        out_norm: Option<(&Normed<B::Tensor>, &B::Tensor)>,
-        dweight: Option<&mut B::Tensor>,
-    ) -> &'a B::Tensor {
-        let Some((Normed { x, inverse }, weight)) = out_norm else { return dstream };
-        let gradients = NormGradients { dx: &mut *dbranch, accumulate: false, dweight, y: None };
-        let norm = self.config.norm(self.rows);
-        self.backend.norm_backward(gradients, inverse, dstream, x, weight, norm);
-        dbranch
-    }
-
     /// The rows that count, normed for the head.
-    fn head_stream(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>) {
+    pub fn head_stream(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>) {
         let (ops, c, counted) = (self.backend, self.config.hidden_size, batch.counted_rows.len());
         let last = self.last(kept);
         let Normed { x, inverse } = &mut kept.head.stream;

@@ -5,6 +5,7 @@
 
 mod activations;
 pub mod adapter;
+mod backward;
 mod cache;
 pub mod config;
 mod decoder;
@@ -13,19 +14,20 @@ mod fields;
 mod folder;
 pub mod peft;
 pub mod rope;
+mod training;
 pub mod weights;
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::ops::{Backend, Cpu, Kind};
 use activations::Activations;
 use adapter::{Adapter, Layout, Lora, Trained};
-use decoder::{Attend, Pass};
-use weights::{Part, Spec, Weights};
+use weights::{Part, Piece, Spec, Weights};
 
+pub use activations::Recompute;
 pub use cache::{KvCache, Logits};
 pub use config::ModelConfig;
 pub use folder::Dtype;
@@ -45,6 +47,8 @@ pub struct Decoder<B: Backend> {
     /// Cosines and sines of each of the config's ropes for the positions met so far, and how many
     /// those are.
     angles: (Vec<B::Tensor>, usize),
+    /// What training passes make again.
+    recompute: Recompute,
     /// The memory of training passes, and that of passes without a gradient.
     training: Option<Activations<B::Tensor>>,
     inference: Option<Activations<B::Tensor>>,
@@ -154,7 +158,18 @@ impl<B: Backend + Clone> Decoder<B> {
         let specs = Arc::new(weights::specs(&config));
         let weights = specs.try_map(|spec| tensor(&backend, spec))?;
         let (adapter, angles, training, inference) = (None, (Vec::new(), 0), None, None);
-        Ok(Self { backend, config, specs, weights, adapter, angles, training, inference })
+        let recompute = Recompute::None;
+        Ok(Self {
+            backend,
+            config,
+            specs,
+            weights,
+            adapter,
+            angles,
+            recompute,
+            training,
+            inference,
+        })
     }
 
     /// Puts an adapter of random values beside the weights, which stay from now on; `base` says
@@ -214,69 +229,6 @@ impl<B: Backend + Clone> Decoder<B> {
         self.specs.all().iter().map(|spec| spec.elements()).sum()
     }
 
-    /// Loss of each token `[N]`, 0 where masked; `gradients` += `scale` · d(sum of losses).
-    ///
-    /// # Errors
-    /// If the batch contradicts itself or the config.
-    pub fn forward_backward(
-        &mut self,
-        batch: &Batch,
-        scale: f32,
-        gradients: &mut Gradients<B>,
-    ) -> Result<Vec<f32>> {
-        batch.check(&self.config)?;
-        self.reserve_angles(batch.longest());
-        let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
-        let (backend, config, adapter) = (&self.backend, &self.config, self.adapter.as_ref());
-        if adapter.is_some() != matches!(gradients.tensors, Trained::Adapter(_)) {
-            bail!("the gradients were made before an adapter came to the model");
-        }
-        let ranks = adapter.map_or([0; 4], |attached| attached.layout.ranks());
-        let kept = Activations::reserve(&mut self.training, backend, config, rows, true, ranks);
-        let pass = Pass {
-            backend,
-            config,
-            weights: &self.weights,
-            adapter,
-            angles: &self.angles.0,
-            rows,
-            rows_apart: false,
-        };
-        pass.forward(&packed, kept, Attend::Documents);
-        let losses = pass.losses(&packed, kept, Some((scale, &mut gradients.tensors)));
-        if let (Some(attached), Trained::Adapter(tensors)) = (adapter, &mut gradients.tensors) {
-            attached.layout.clear_outside(backend, tensors);
-        }
-        self.backend.check()?;
-        Ok(spread(&losses, &packed.counted_rows, rows))
-    }
-
-    /// Loss of each token `[N]`, 0 where masked.
-    ///
-    /// # Errors
-    /// If the batch contradicts itself or the config.
-    pub fn losses(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        batch.check(&self.config)?;
-        self.reserve_angles(batch.longest());
-        let (packed, rows) = (batch.pack(&self.backend), batch.tokens.len());
-        let (backend, config, adapter) = (&self.backend, &self.config, self.adapter.as_ref());
-        let ranks = adapter.map_or([0; 4], |attached| attached.layout.ranks());
-        let kept = Activations::reserve(&mut self.inference, backend, config, rows, false, ranks);
-        let pass = Pass {
-            backend,
-            config,
-            weights: &self.weights,
-            adapter,
-            angles: &self.angles.0,
-            rows,
-            rows_apart: false,
-        };
-        pass.forward(&packed, kept, Attend::Documents);
-        let losses = pass.losses(&packed, kept, None);
-        self.backend.check()?;
-        Ok(spread(&losses, &packed.counted_rows, rows))
-    }
-
     /// The name of the first trained tensor with a value that is no number.
     #[must_use]
     pub fn first_not_finite(&self) -> Option<String> {
@@ -324,15 +276,6 @@ impl<B: Backend + Clone> Decoder<B> {
     }
 }
 
-/// The counted rows' losses at their places, 0 elsewhere.
-fn spread(losses: &[f32], counted: &[u32], rows: usize) -> Vec<f32> {
-    let mut all = vec![0.0; rows];
-    for (loss, &row) in losses.iter().zip(counted) {
-        all[row as usize] = *loss;
-    }
-    all
-}
-
 impl Model {
     /// A model with random weights; see [`Decoder::random_on`].
     #[must_use]
@@ -373,7 +316,8 @@ fn named<'a>(
         .collect()
 }
 
-/// The gradient of everything that is trained.
+/// The gradient of everything that is trained, or, where each layer's is taken as soon as it is
+/// complete, of one layer, of the final norm, and of the embedding and the head in turn.
 pub struct Gradients<B: Backend = Cpu> {
     backend: B,
     specs: Arc<Trained<Spec>>,
@@ -390,6 +334,28 @@ impl<B: Backend + Clone> Gradients<B> {
         let tensors = specs.map(|spec| model.backend.zeros(Kind::Gradient, spec.elements()));
         let layout = model.adapter.as_ref().map(|attached| Arc::clone(&attached.layout));
         Self { backend: model.backend.clone(), specs, tensors, layout }
+    }
+
+    /// Zeros for a model whose gradients are taken piece by piece, which no adapter's are; see
+    /// [`Decoder::forward_backward_by_piece`].
+    #[must_use]
+    pub fn by_piece(model: &Decoder<B>) -> Self {
+        let mut specs = Weights::clone(&model.specs);
+        specs.layers.truncate(1);
+        specs.lm_head = None;
+        let specs = Arc::new(Trained::Full(specs));
+        let tensors = specs.map(|spec| model.backend.zeros(Kind::Gradient, spec.elements()));
+        Self { backend: model.backend.clone(), specs, tensors, layout: None }
+    }
+
+    /// The tensors of a piece, of as many as the model has, with their lengths.
+    fn piece_mut(&mut self, piece: Piece, is_tied: bool) -> Vec<&mut B::Tensor> {
+        let Trained::Full(weights) = &mut self.tensors else { return Vec::new() };
+        match piece {
+            // The head's gradient is complete before that of the embedding begins.
+            Piece::Head if !is_tied => vec![&mut weights.norm, &mut weights.embed_tokens],
+            piece => weights.piece_mut(piece),
+        }
     }
 
     /// Back to zero.

@@ -87,6 +87,25 @@ impl Projection {
     }
 }
 
+/// Weights whose gradients are complete at the same time, in the order of the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// The final norm, and the head where it is not the embedding.
+    Head,
+    /// A layer, by its number.
+    Layer(usize),
+    /// The embedding.
+    Embedding,
+}
+
+impl Piece {
+    /// All of a model of so many layers, in the order of the backward pass.
+    pub fn of_layers(count: usize) -> impl Iterator<Item = Self> {
+        let layers = (0..count).rev().map(Self::Layer);
+        std::iter::once(Self::Head).chain(layers).chain([Self::Embedding])
+    }
+}
+
 impl<T> LayerWeights<T> {
     /// A linear map.
     pub fn linear(&self, projection: Projection) -> &Linear<T> {
@@ -193,6 +212,28 @@ impl<T> Weights<T> {
         all.push(&mut self.norm);
         all.extend(&mut self.lm_head);
         all
+    }
+
+    /// The tensors of a piece, in order. Where there are fewer layers than the model has, they
+    /// serve in turn.
+    pub fn piece(&self, piece: Piece) -> Vec<&T> {
+        match piece {
+            Piece::Head => std::iter::once(&self.norm).chain(&self.lm_head).collect(),
+            Piece::Layer(l) => self.layers[l % self.layers.len()].all().collect(),
+            Piece::Embedding => vec![&self.embed_tokens],
+        }
+    }
+
+    /// The same to write to.
+    pub fn piece_mut(&mut self, piece: Piece) -> Vec<&mut T> {
+        match piece {
+            Piece::Head => std::iter::once(&mut self.norm).chain(&mut self.lm_head).collect(),
+            Piece::Layer(l) => {
+                let count = self.layers.len();
+                self.layers[l % count].all_mut().collect()
+            }
+            Piece::Embedding => vec![&mut self.embed_tokens],
+        }
     }
 
     /// The same structure with each tensor put through `f`, in the same order.
