@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::model::adapter::Trained;
-use crate::model::weights::Spec;
+use crate::model::weights::{Piece, Spec};
 use crate::model::{Decoder, Gradients};
 use crate::ops::{AdamWStep, Backend, Cpu, Kind};
 
@@ -74,22 +74,48 @@ impl<B: Backend + Clone> AdamW<B> {
 
     /// Moves everything that is trained, as far as it is this optimiser's, against its gradient.
     pub fn step(&mut self, model: &mut Decoder<B>, gradients: &Gradients<B>, learning_rate: f32) {
-        self.steps += 1;
-        let backend = model.backend().clone();
+        self.begin();
+        let (backend, step) = (model.backend().clone(), self.at(learning_rate));
         let [first, second] = &mut self.moments;
         let moments = first.all_mut().into_iter().zip(second.all_mut());
         let tensors = model.trained_mut().into_iter().zip(gradients.tensors().all());
         let all = self.specs.all().into_iter().zip(tensors).zip(moments).zip(&self.mine);
         for (((spec, (parameter, gradient)), (first, second)), _) in all.filter(|(_, mine)| **mine)
         {
-            let step = AdamWStep {
-                step: self.steps,
-                learning_rate,
-                beta1: self.beta1,
-                beta2: self.beta2,
-                eps: self.eps,
-                weight_decay: if spec.decays() { self.weight_decay } else { 0.0 },
-            };
+            let step = step.decaying(spec.decays());
+            backend.adamw(&step, parameter, gradient, [first, second]);
+        }
+    }
+
+    /// The step that is being done.
+    fn at(&self, learning_rate: f32) -> AdamWStep {
+        let Self { steps: step, beta1, beta2, eps, weight_decay, .. } = *self;
+        AdamWStep { step, learning_rate, beta1, beta2, eps, weight_decay }
+    }
+
+    /// Begins a step whose pieces come one by one, through [`AdamW::step_piece`].
+    pub fn begin(&mut self) {
+        self.steps += 1;
+    }
+
+    /// Moves a piece of the weights against its gradients: all pieces of a step together do what
+    /// [`AdamW::step`] does.
+    pub fn step_piece(
+        &mut self,
+        backend: &B,
+        piece: Piece,
+        (weights, gradients): (Vec<&mut B::Tensor>, &[&mut B::Tensor]),
+        learning_rate: f32,
+    ) {
+        let step = self.at(learning_rate);
+        let [Trained::Full(first), Trained::Full(second)] = &mut self.moments else { return };
+        let Trained::Full(specs) = &*self.specs else { return };
+        let moments = first.piece_mut(piece).into_iter().zip(second.piece_mut(piece));
+        let tensors = weights.into_iter().zip(gradients);
+        for ((spec, (parameter, gradient)), (first, second)) in
+            specs.piece(piece).into_iter().zip(tensors).zip(moments)
+        {
+            let step = step.decaying(spec.decays());
             backend.adamw(&step, parameter, gradient, [first, second]);
         }
     }
@@ -170,7 +196,7 @@ impl<B: Backend + Clone> AdamW<B> {
 
     /// Puts a moment of one of its tensors where it was.
     pub(crate) fn set_moment(&mut self, backend: &B, moment: Moment, values: Vec<f32>) {
-        *self.moments[moment.which].all_mut()[moment.index] = backend.tensor(Kind::Moment, values);
+        backend.write(self.moments[moment.which].all_mut()[moment.index], &values);
     }
 
     /// Goes on counting from here.

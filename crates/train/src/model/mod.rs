@@ -252,7 +252,9 @@ impl<B: Backend + Clone> Decoder<B> {
         })
     }
 
-    pub(crate) fn backend(&self) -> &B {
+    /// Where its tensors are.
+    #[must_use]
+    pub fn backend(&self) -> &B {
         &self.backend
     }
 

@@ -36,6 +36,11 @@ pub(crate) struct Factors {
 }
 
 impl AdamWStep {
+    /// The same for a tensor that decays or does not.
+    pub(crate) fn decaying(self, decays: bool) -> Self {
+        Self { weight_decay: if decays { self.weight_decay } else { 0.0 }, ..self }
+    }
+
     pub(crate) fn factors(&self) -> Factors {
         let (lr, steps) = (f64::from(self.learning_rate), self.step as f64);
         Factors {
