@@ -13,7 +13,7 @@ use super::attention::{Attention, Decode};
 use super::driver::{Address, Arguments, Driver, Grid};
 use super::gemm::{self, Gated, Layout, Product, Target};
 use super::graph::Recorded;
-use super::memory::{Buffer, Dtype, Index, Pool, Tensor, bytes_of, bytes_of_mut};
+use super::memory::{Buffer, Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
 use super::norm;
 use crate::ops::{
     Activation, AdamWStep, AttentionShape, Backend, CacheShape, GluShape, HeadGradient,
@@ -44,6 +44,18 @@ impl Cuda {
         Self { driver, pool, fault: Arc::default() }
     }
 
+    /// Its memory.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Its device.
+    #[must_use]
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
     /// Does something unless there was a fault before, and keeps its own.
     pub(super) fn run<T: Default>(&self, work: impl FnOnce() -> Result<T>) -> T {
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,13 +68,13 @@ impl Cuda {
         })
     }
 
-    fn tensor_of(&self, dtype: Dtype, len: usize, master: bool) -> Tensor {
+    fn tensor_of(&self, kind: Kind, dtype: Dtype, len: usize, master: bool) -> Tensor {
         let mut tensor = Tensor { buffer: None, master: None, dtype, len };
         if len > 0 {
             self.run(|| {
-                tensor.buffer = Some(self.pool.take(len * dtype.bytes())?);
+                tensor.buffer = Some(self.pool.take_for(Use::of(kind), len * dtype.bytes())?);
                 if master {
-                    tensor.master = Some(self.pool.take(len * 4)?);
+                    tensor.master = Some(self.pool.take_for(Use::Masters, len * 4)?);
                 }
                 Ok(())
             });
@@ -241,10 +253,10 @@ impl Backend for Cuda {
 
     fn zeros(&self, kind: Kind, len: usize) -> Tensor {
         let tensor = match kind {
-            Kind::Weight => self.tensor_of(Dtype::Bf16, len, true),
-            Kind::Activation => self.tensor_of(Dtype::Bf16, len, false),
+            Kind::Weight => self.tensor_of(kind, Dtype::Bf16, len, true),
+            Kind::Activation => self.tensor_of(kind, Dtype::Bf16, len, false),
             Kind::Gradient | Kind::Moment | Kind::Statistic => {
-                self.tensor_of(Dtype::F32, len, false)
+                self.tensor_of(kind, Dtype::F32, len, false)
             }
         };
         self.run(|| {

@@ -154,6 +154,11 @@ impl Driver for Card {
         &self.facts
     }
 
+    fn free_bytes(&self) -> Result<u64> {
+        self.enter()?;
+        Ok(result::mem_get_info()?.0 as u64)
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.enter()?;
         // SAFETY: `free` gives it back.

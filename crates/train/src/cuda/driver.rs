@@ -130,6 +130,13 @@ pub struct Event(pub u64);
 pub trait Driver: Send + Sync {
     /// What it is.
     fn facts(&self) -> &Facts;
+    /// Bytes of its memory that nobody has now.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn free_bytes(&self) -> Result<u64> {
+        Ok(self.facts().free)
+    }
     /// Reserves memory, aligned to 256 bytes.
     ///
     /// # Errors

@@ -1,14 +1,66 @@
-//! Tensors and indices in a device's memory. What is given back is kept by size for the next who
-//! asks, so that once a step has run, the steps after it allocate nothing.
+//! Tensors and indices in a device's memory. A run reserves what its plan says; what is taken then
+//! comes from there, and no step asks the driver for memory. Without a reservation, what is given
+//! back is kept by size for the next who asks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 
+use super::arena::Arena;
 use super::driver::{Address, Driver};
+use crate::ops::Kind;
 
-/// Memory by size class, shared by all that stands in it.
+/// What memory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Use {
+    /// Weights as products read them.
+    Weights,
+    /// Their f32 masters.
+    Masters,
+    /// Gradients.
+    Gradients,
+    /// What the optimiser keeps.
+    States,
+    /// What passes from operation to operation.
+    Activations,
+    /// What stands during an operation or a batch.
+    Workspace,
+}
+
+impl Use {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Weights,
+        Self::Masters,
+        Self::Gradients,
+        Self::States,
+        Self::Activations,
+        Self::Workspace,
+    ];
+
+    /// What a tensor of this kind is for.
+    #[must_use]
+    pub fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Weight => Self::Weights,
+            Kind::Gradient => Self::Gradients,
+            Kind::Moment => Self::States,
+            Kind::Activation | Kind::Statistic => Self::Activations,
+        }
+    }
+}
+
+/// Bytes that are in use, and the most that ever were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Now.
+    pub now: usize,
+    /// At most.
+    pub peak: usize,
+}
+
+/// A device's memory, shared by all that stands in it.
 ///
 /// What is taken while work is recorded stays with the recordings: they write to it whenever they run
 /// again. They run one after the other, so that all of them share it.
@@ -19,14 +71,36 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
+    arena: Option<Arena>,
     free: Free,
     /// Free memory of recordings.
     recorded: Free,
     /// Whether work is being recorded.
     recording: bool,
+    usage: [Usage; Use::ALL.len()],
+    /// How often the driver was asked for memory.
+    allocations: usize,
 }
 
 type Free = BTreeMap<usize, Vec<Address>>;
+
+impl State {
+    fn pop(free: &mut Free, bytes: usize) -> Option<Address> {
+        free.get_mut(&bytes).and_then(Vec::pop)
+    }
+
+    /// Memory for so many bytes out of what is there.
+    fn take(&mut self, bytes: usize, class: usize) -> Option<(Address, usize)> {
+        if self.recording {
+            // By class, so that one recording's memory fits the next one's.
+            let held = Self::pop(&mut self.recorded, class);
+            let held = held.or_else(|| self.arena.as_mut().and_then(|arena| arena.take(class)));
+            return held.or_else(|| Self::pop(&mut self.free, class)).map(|at| (at, class));
+        }
+        let own = self.arena.as_mut().and_then(|arena| arena.take(bytes)).map(|at| (at, bytes));
+        own.or_else(|| Self::pop(&mut self.free, class).map(|at| (at, class)))
+    }
+}
 
 impl Pool {
     /// Nothing yet.
@@ -45,36 +119,103 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory for `bytes`, of any content.
+    /// Sees to it that what is taken from here on, up to so many bytes, needs no further memory of
+    /// the driver. What an earlier run reserved serves again where it is large enough; where other
+    /// work stands in it, it stays as it is.
+    ///
+    /// # Errors
+    /// If the device has not so much left.
+    pub fn reserve(&self, bytes: usize) -> Result<()> {
+        let state = &mut *self.state();
+        if let Some(arena) = &state.arena {
+            if !arena.is_free() || arena.size() >= bytes {
+                return Ok(());
+            }
+            self.driver.free(arena.base());
+            state.arena = None;
+        }
+        for at in std::mem::take(&mut state.free).into_values().flatten() {
+            self.driver.free(at);
+        }
+        state.arena = Some(Arena::new(self.driver.allocate(bytes)?, bytes));
+        Ok(())
+    }
+
+    /// Memory for `bytes`, of any content, that stands during an operation or a batch.
     ///
     /// # Errors
     /// If the device has none left.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
+        self.take_for(Use::Workspace, bytes)
+    }
+
+    /// Memory for `bytes`, of any content.
+    ///
+    /// # Errors
+    /// If the device has none left.
+    pub fn take_for(self: &Arc<Self>, purpose: Use, bytes: usize) -> Result<Buffer> {
         let class = Self::class(bytes);
-        let pop = |free: &mut Free| free.get_mut(&class).and_then(Vec::pop);
         let (held, recorded) = {
             let state = &mut *self.state();
-            let of_recordings = if state.recording { pop(&mut state.recorded) } else { None };
-            (of_recordings.or_else(|| pop(&mut state.free)), state.recording)
+            (state.take(bytes, class), state.recording)
         };
-        let at = match held {
-            Some(at) => at,
-            None => self.driver.allocate(class)?,
+        let (at, size) = match held {
+            Some(held) => held,
+            None => {
+                let at = self.driver.allocate(class)?;
+                self.state().allocations += 1;
+                (at, class)
+            }
         };
-        Ok(Buffer { pool: Arc::clone(self), at, class, recorded })
+        let usage = &mut self.state().usage[purpose as usize];
+        usage.now += bytes;
+        usage.peak = usage.peak.max(usage.now);
+        Ok(Buffer { pool: Arc::clone(self), at, size, recorded, purpose, bytes })
     }
 
     /// Says whether work is being recorded from here on.
     pub fn set_recording(&self, recording: bool) {
         self.state().recording = recording;
     }
+
+    /// What the memory in use is for.
+    #[must_use]
+    pub fn usage(&self, purpose: Use) -> Usage {
+        self.state().usage[purpose as usize]
+    }
+
+    /// Bytes of the reservation that were ever in use.
+    #[must_use]
+    pub fn top(&self) -> usize {
+        self.state().arena.as_ref().map_or(0, Arena::top)
+    }
+
+    /// Bytes that [`Pool::reserve`] can give back to the driver.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        let state = self.state();
+        let reserved = state.arena.as_ref().filter(|arena| arena.is_free()).map_or(0, Arena::size);
+        reserved + state.free.iter().map(|(bytes, held)| bytes * held.len()).sum::<usize>()
+    }
+
+    /// How often the driver was asked for memory beyond the reservation.
+    #[must_use]
+    pub fn allocations(&self) -> usize {
+        self.state().allocations
+    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let inside = |at: &Address| state.arena.as_ref().is_some_and(|arena| arena.holds(*at));
         for at in state.free.values().chain(state.recorded.values()).flatten() {
-            self.driver.free(*at);
+            if !inside(at) {
+                self.driver.free(*at);
+            }
+        }
+        if let Some(arena) = &state.arena {
+            self.driver.free(arena.base());
         }
     }
 }
@@ -84,16 +225,24 @@ pub struct Buffer {
     pool: Arc<Pool>,
     /// Where it begins.
     pub at: Address,
-    class: usize,
+    /// Bytes that it occupies.
+    size: usize,
     /// Whether it was taken while work was recorded.
     recorded: bool,
+    purpose: Use,
+    /// Bytes that were asked for.
+    bytes: usize,
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let state = &mut *self.pool.state();
-        let free = if self.recorded { &mut state.recorded } else { &mut state.free };
-        free.entry(self.class).or_default().push(self.at);
+        state.usage[self.purpose as usize].now -= self.bytes;
+        match &mut state.arena {
+            _ if self.recorded => state.recorded.entry(self.size).or_default().push(self.at),
+            Some(arena) if arena.holds(self.at) => arena.give(self.at, self.size),
+            _ => state.free.entry(self.size).or_default().push(self.at),
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 //! used, and the launch code for them. [`Cuda`] is the set of operations over a [`driver::Driver`]:
 //! a [`Card`], or in tests the emulation of the kernels on the host.
 
+mod arena;
 pub mod attention;
 mod backend;
 mod card;
+mod counter;
 pub mod driver;
 #[cfg(test)]
 mod emulator;
@@ -19,3 +21,4 @@ mod tests;
 
 pub use backend::Cuda;
 pub use card::{Card, missing};
+pub use counter::Counter;
