@@ -7,14 +7,15 @@ DEVICE Two activation(f32 x, i32 gelu) {
     if (gelu) {  // x σ(u) with u = 2 √(2/π) (x + 0.044715 x³)
         constexpr f32 c = 1.5957691216057308f;
         f32 u = c * (x + 0.044715f * x * x * x), du = c * (1.0f + 3.0f * 0.044715f * x * x);
-        f32 s = 1.0f / (1.0f + __expf(-u));
+        f32 s = __fdividef(1.0f, 1.0f + __expf(-u));
         return Two{x * s, s + x * s * (1.0f - s) * du};
     }
-    f32 s = 1.0f / (1.0f + __expf(-x));
+    f32 s = __fdividef(1.0f, 1.0f + __expf(-x));
     return Two{x * s, s * (1.0f + x * (1.0f - s))};
 }
 
 /// act(gate) · up, of values as they stand in memory.
 DEVICE f32 gated(f32 gate, f32 up, i32 gelu) {
-    return activation(to_f32(to_bf16(gate)), gelu).a * to_f32(to_bf16(up));
+    u32 both = pack_bf16(gate, up);
+    return activation(low_f32(both), gelu).a * high_f32(both);
 }

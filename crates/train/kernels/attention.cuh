@@ -57,6 +57,11 @@ DEVICE f32 score_log2(f32 raw, f32 scale, f32 cap) {
     return x * LOG2_E;
 }
 
+/// A raw score to its probability.
+DEVICE f32 probability(f32 score, f32 log_sum_log2, bool visible, const AttentionTask& task) {
+    return visible ? exp2_fast(score * task.scale * LOG2_E - log_sum_log2) : 0.0f;
+}
+
 /// A raw score and its gradient before the softmax's, to probability and gradient of the raw score
 /// over `scale`.
 DEVICE void score_gradient(f32& score, f32& gradient, f32 log_sum_log2, f32 delta, bool visible,

@@ -7,7 +7,9 @@
 //   threads                  384: one warpgroup loads, two compute
 //   schedule                 one block a tile and head; tiles stand the other way round (keys by
 //                            queries) in the first, so that probabilities and score gradients go from
-//                            the accumulators straight into the next product's registers
+//                            the accumulators straight into the next product's registers. A product is
+//                            waited for only when its result is needed, so that the exponentials run
+//                            behind products
 //
 // Where D is 256, the accumulators of dk and dv do not fit into one warpgroup: the first computes dv,
 // the second dk.
@@ -43,24 +45,25 @@ struct KeysLayout {
     static constexpr i32 queries = 64;  // of one step
     static constexpr i32 keys = D == 256 ? 64 : 128;
     static constexpr i32 panels = D / 64;
+    static constexpr i32 stages = D == 256 ? 2 : 3;
     static constexpr u32 kv_bytes = keys * D * 2;
     static constexpr u32 q_bytes = queries * D * 2;
     static constexpr u32 v = kv_bytes;
     static constexpr u32 q = 2 * kv_bytes;
-    static constexpr u32 dout = q + 2 * q_bytes;
-    static constexpr u32 sums = dout + 2 * q_bytes;  // by stage: log sums, then deltas
-    static constexpr u32 full_kv = sums + 2 * 2 * queries * 4;
+    static constexpr u32 dout = q + stages * q_bytes;
+    static constexpr u32 sums = dout + stages * q_bytes;  // by stage: log sums, then deltas
+    static constexpr u32 full_kv = sums + stages * 2 * queries * 4;
     static constexpr u32 full = full_kv + 8;
-    static constexpr u32 empty = full + 16;
-    static constexpr u32 bytes = empty + 16;
+    static constexpr u32 empty = full + 8 * stages;
+    static constexpr u32 bytes = empty + 8 * stages;
 };
 
 /// Brings one step's queries, gradients of the output, log sums and deltas; a warp's work.
 template <class Layout>
 DEVICE void load_step(u32 base, const TensorMap& queries, const TensorMap& douts, const f32* log_sums,
                       const f32* delta, const AttentionTask& task, i32 step, i32 head, i32 row, i32 end) {
-    i32 s = step % 2;
-    u32 phase = u32(step / 2) & 1u;
+    i32 s = step % Layout::stages;
+    u32 phase = u32(step / Layout::stages) & 1u;
     mbarrier_wait(base + Layout::empty + 8 * s, phase ^ 1);
     u32 sums = base + Layout::sums + s * 2 * Layout::queries * 4;
 #pragma unroll
@@ -83,7 +86,7 @@ DEVICE void load_step(u32 base, const TensorMap& queries, const TensorMap& douts
 }
 
 /// A computing warpgroup's work: dv, dk or both of the 64 keys from 64 · `part` of the tile on.
-template <i32 D, bool for_v, bool for_k>
+template <i32 D, bool capped, bool for_v, bool for_k>
 DEVICE void compute_kv(u32 base, const AttentionTask& task, const AttentionTile& tile, i32 kv_head, i32 part,
                        i32 members, i32 steps, bf16* dqkv) {
     using Layout = KeysLayout<D>;
@@ -92,30 +95,35 @@ DEVICE void compute_kv(u32 base, const AttentionTask& task, const AttentionTile&
     i32 first = tile.row + 64 * part, key = first + 16 * warp + g;
     u32 rows = u32(part) * 64 * 128;
     f32 dv[for_v ? D / 2 : 1], dk[for_k ? D / 2 : 1];
-    mbarrier_wait(base + Layout::full_kv, 0);
-    for (i32 step = 0; step < members * steps; ++step) {
-        i32 s = step % 2, query = tile.row + step % steps * Q;
-        u32 at_q = base + Layout::q + s * Layout::q_bytes;
-        u32 at_dout = base + Layout::dout + s * Layout::q_bytes;
-        u32 sums = base + Layout::sums + s * 2 * Q * 4;
-        f32 p[Q / 2], ds[Q / 2];
-        mbarrier_wait(base + Layout::full + 8 * s, u32(step / 2) & 1u);
+    f32 p[Q / 2], ds[Q / 2];
+    u32 a_p[Q / 16][4], a_ds[Q / 16][4];
+    i32 last = members * steps - 1;
+    auto stage = [](i32 step) { return u32(step % Layout::stages); };
+    auto at_q = [&](i32 step) { return base + Layout::q + stage(step) * Layout::q_bytes; };
+    auto at_dout = [&](i32 step) { return base + Layout::dout + stage(step) * Layout::q_bytes; };
+    auto scores = [&](i32 step) {  // p = k qᵀ, keys by queries, issued
+        u32 at_keys = computed_here(base + rows);
+        mbarrier_wait(base + Layout::full + 8 * stage(step), u32(step / Layout::stages) & 1u);
         wgmma_fence();
 #pragma unroll
-        for (i32 k = 0; k < D / 16; ++k)  // scores, keys by queries
-            wgmma<0, 0>(p, matrix_descriptor(base + rows + k / 4 * BKV * 128 + k % 4 * 32, 0, 1024),
-                        matrix_descriptor(at_q + k / 4 * Q * 128 + k % 4 * 32, 0, 1024), k > 0);
-        if constexpr (for_k) {
-#pragma unroll
-            for (i32 k = 0; k < D / 16; ++k)  // v doutᵀ
-                wgmma<0, 0>(
-                    ds, matrix_descriptor(base + Layout::v + rows + k / 4 * BKV * 128 + k % 4 * 32, 0, 1024),
-                    matrix_descriptor(at_dout + k / 4 * Q * 128 + k % 4 * 32, 0, 1024), k > 0);
-        }
+        for (i32 k = 0; k < D / 16; ++k)
+            wgmma<0, 0>(p, matrix_descriptor(at_keys + k / 4 * BKV * 128 + k % 4 * 32, 0, 1024),
+                        matrix_descriptor(at_q(step) + k / 4 * Q * 128 + k % 4 * 32, 0, 1024), k > 0);
         wgmma_commit();
-        wgmma_wait<0>();
-        wgmma_hold(p);
-        if constexpr (for_k) wgmma_hold(ds);
+    };
+    auto dprobabilities = [&](i32 step) {  // ds = v doutᵀ, issued
+        u32 at_values = computed_here(base + Layout::v + rows);
+        wgmma_fence();
+#pragma unroll
+        for (i32 k = 0; k < D / 16; ++k)
+            wgmma<0, 0>(ds,
+                        matrix_descriptor(at_values + k / 4 * BKV * 128 + k % 4 * 32, 0, 1024),
+                        matrix_descriptor(at_dout(step) + k / 4 * Q * 128 + k % 4 * 32, 0, 1024), k > 0);
+        wgmma_commit();
+    };
+    auto each = [&](i32 step, auto change) {  // of the scores: (place, log sum, delta, visible)
+        i32 query = tile.row + step % steps * Q;
+        u32 sums = base + Layout::sums + stage(step) * 2 * Q * 4;
         bool masked = query < first + 63 || query + Q > tile.end || task.window > 0;
 #pragma unroll
         for (i32 j = 0; j < Q / 8; ++j)
@@ -125,36 +133,81 @@ DEVICE void compute_kv(u32 base, const AttentionTask& task, const AttentionTile&
                 f32 log_sum = bits_to_f32(load_shared_u32(sums + column * 4));
                 f32 less = bits_to_f32(load_shared_u32(sums + (Q + column) * 4));
 #pragma unroll
-                for (i32 h = 0; h < 2; ++h) {
-                    i32 at = 4 * j + 2 * h + c;
-                    bool visible =
-                        !masked || (i < tile.end && sees(i, key + 8 * h, tile.start, task.window));
-                    f32 gradient = for_k ? ds[at] : 0.0f;
-                    score_gradient(p[at], gradient, log_sum, less, visible, task);
-                    if constexpr (for_k) ds[at] = gradient;
-                }
+                for (i32 h = 0; h < 2; ++h)
+                    change(4 * j + 2 * h + c, log_sum, less,
+                           !masked || (i < tile.end && sees(i, key + 8 * h, tile.start, task.window)));
             }
-        u32 a_p[Q / 16][4], a_ds[Q / 16][4];
+    };
+    auto probabilities = [&](i32 step) {
+        if constexpr (!capped)
+            each(step, [&](i32 at, f32 log_sum, f32, bool visible) {
+                p[at] = probability(p[at], log_sum, visible, task);
+            });
+    };
+    // The first operands of dv and dk; no product may be under way.
+    auto operands = [&](i32 step) {
+        if constexpr (capped)
+            each(step, [&](i32 at, f32 log_sum, f32 less, bool visible) {
+                f32 gradient = for_k ? ds[at] : 0.0f;
+                score_gradient(p[at], gradient, log_sum, less, visible, task);
+                if constexpr (for_k) ds[at] = gradient;
+            });
+        else if constexpr (for_k)
+            each(step, [&](i32 at, f32, f32 less, bool) { ds[at] = p[at] * (ds[at] - less); });
 #pragma unroll
         for (i32 k = 0; k < Q / 16; ++k) {
             if constexpr (for_v) as_operand(a_p[k], p, k);
             if constexpr (for_k) as_operand(a_ds[k], ds, k);
         }
+    };
+    auto gradients = [&](i32 step) {  // dv += pᵀ dout, dk += dsᵀ q, issued
         wgmma_fence();
+        if constexpr (for_v) {
 #pragma unroll
-        for (i32 k = 0; k < Q / 16; ++k) {
-            bool add = step > 0 || k > 0;
-            if constexpr (for_v)
-                wgmma_registers<1>(dv, a_p[k], matrix_descriptor(at_dout + k * 2048, Q * 128, 1024), add);
-            if constexpr (for_k)
-                wgmma_registers<1>(dk, a_ds[k], matrix_descriptor(at_q + k * 2048, Q * 128, 1024), add);
+            for (i32 k = 0; k < Q / 16; ++k)
+                wgmma_registers<1>(dv, a_p[k], matrix_descriptor(at_dout(step) + k * 2048, Q * 128, 1024),
+                                   step > 0 || k > 0);
+            wgmma_commit();
         }
-        wgmma_commit();
-        wgmma_wait<0>();
+        if constexpr (for_k) {
+#pragma unroll
+            for (i32 k = 0; k < Q / 16; ++k)
+                wgmma_registers<1>(dk, a_ds[k], matrix_descriptor(at_q(step) + k * 2048, Q * 128, 1024),
+                                   step > 0 || k > 0);
+            wgmma_commit();
+        }
+    };
+    auto hold = [&] {
+        wgmma_hold(p);
         if constexpr (for_v) wgmma_hold(dv);
         if constexpr (for_k) wgmma_hold(dk);
-        if (lane_id() == 0) mbarrier_arrive(base + Layout::empty + 8 * s);
+    };
+
+    mbarrier_wait(base + Layout::full_kv, 0);
+    scores(0);
+    if constexpr (for_k) dprobabilities(0);
+    wgmma_wait<for_k ? 1 : 0>();
+    wgmma_hold(p);
+    probabilities(0);
+    wgmma_wait<0>();
+    if constexpr (for_k) wgmma_hold(ds);
+    for (i32 step = 0; step < last; ++step) {
+        operands(step);
+        scores(step + 1);
+        gradients(step);
+        wgmma_wait<1>();  // the next scores, and dv with its operands' registers
+        wgmma_hold(p);
+        if constexpr (for_k) dprobabilities(step + 1);
+        probabilities(step + 1);
+        wgmma_wait<0>();
+        hold();
+        if constexpr (for_k) wgmma_hold(ds);
+        if (lane_id() == 0) mbarrier_arrive(base + Layout::empty + 8 * stage(step));
     }
+    operands(last);
+    gradients(last);
+    wgmma_wait<0>();
+    hold();
     i32 width = (task.heads + 2 * task.key_values) * task.size, k_head = task.heads + kv_head;
     if constexpr (for_v)
         put_gradient<D>(dqkv, width, k_head + task.key_values, task.size, dv, 1.0f, first, tile.end);
@@ -162,7 +215,7 @@ DEVICE void compute_kv(u32 base, const AttentionTask& task, const AttentionTile&
         put_gradient<D>(dqkv, width, k_head, task.size, dk, task.scale, first, tile.end);
 }
 
-template <i32 D>
+template <i32 D, bool capped>
 DEVICE void backward_kv(const TensorMap& queries, const TensorMap& keys, const TensorMap& douts,
                         const AttentionTask& task, const f32* log_sums, const f32* delta, bf16* dqkv) {
     using Layout = KeysLayout<D>;
@@ -178,7 +231,7 @@ DEVICE void backward_kv(const TensorMap& queries, const TensorMap& keys, const T
 
     if (threadIdx.x == 0) {
         mbarrier_init(base + Layout::full_kv, 1);
-        for (i32 s = 0; s < 2; ++s) {
+        for (i32 s = 0; s < Layout::stages; ++s) {
             mbarrier_init(base + Layout::full + 8 * s, 1);
             mbarrier_init(base + Layout::empty + 8 * s, 8);
         }
@@ -204,11 +257,11 @@ DEVICE void backward_kv(const TensorMap& queries, const TensorMap& keys, const T
     } else {
         registers_take<240>();
         if constexpr (D < 256)
-            compute_kv<D, true, true>(base, task, tile, kv_head, i32(group) - 1, members, steps, dqkv);
+            compute_kv<D, capped, true, true>(base, task, tile, kv_head, i32(group) - 1, members, steps, dqkv);
         else if (group == 1)
-            compute_kv<D, true, false>(base, task, tile, kv_head, 0, members, steps, dqkv);
+            compute_kv<D, capped, true, false>(base, task, tile, kv_head, 0, members, steps, dqkv);
         else
-            compute_kv<D, false, true>(base, task, tile, kv_head, 0, members, steps, dqkv);
+            compute_kv<D, capped, false, true>(base, task, tile, kv_head, 0, members, steps, dqkv);
     }
 }
 
@@ -222,17 +275,17 @@ struct QueriesLayout {
     static constexpr i32 panels = D / 64;
     static constexpr u32 q_bytes = queries * D * 2;
     static constexpr u32 kv_bytes = keys * D * 2;
-    static constexpr i32 stages = D == 256 ? 1 : 2;
+    static constexpr i32 stages = D == 256 ? 1 : 3;
     static constexpr u32 dout = q_bytes;
     static constexpr u32 k = 2 * q_bytes;
     static constexpr u32 v = k + stages * kv_bytes;
     static constexpr u32 full_q = v + stages * kv_bytes;
     static constexpr u32 full = full_q + 8;
-    static constexpr u32 empty = full + 16;
-    static constexpr u32 bytes = empty + 16;
+    static constexpr u32 empty = full + 8 * stages;
+    static constexpr u32 bytes = empty + 8 * stages;
 };
 
-template <i32 D>
+template <i32 D, bool capped>
 DEVICE void backward_q(const TensorMap& queries, const TensorMap& keys, const TensorMap& douts,
                        const AttentionTask& task, const f32* log_sums, const f32* delta, bf16* dqkv) {
     using Layout = QueriesLayout<D>;
@@ -288,65 +341,131 @@ DEVICE void backward_q(const TensorMap& queries, const TensorMap& keys, const Te
         log_sum[h] = inside ? log_sums[at] * LOG2_E : 0.0f;
         less[h] = inside ? delta[at] : 0.0f;
     }
-    f32 dq[D / 2];
-    mbarrier_wait(base + Layout::full_q, 0);
-    for (i32 step = 0; step < steps; ++step) {
-        i32 s = step % Layout::stages, key = first + step * K;
-        u32 at_k = base + Layout::k + s * Layout::kv_bytes, at_v = base + Layout::v + s * Layout::kv_bytes;
-        f32 p[K / 2], ds[K / 2];
-        mbarrier_wait(base + Layout::full + 8 * s, u32(step / Layout::stages) & 1u);
+    f32 dq[D / 2], p[K / 2], ds[K / 2];
+    u32 a[K / 16][4];
+    auto stage = [](i32 step) { return u32(step % Layout::stages); };
+    auto scores = [&](i32 step) {  // p = q kᵀ, issued
+        u32 at_k = base + Layout::k + stage(step) * Layout::kv_bytes;
+        u32 at_q = computed_here(base + half * 64 * 128);
+        mbarrier_wait(base + Layout::full + 8 * stage(step), u32(step / Layout::stages) & 1u);
         wgmma_fence();
 #pragma unroll
         for (i32 k = 0; k < D / 16; ++k)
-            wgmma<0, 0>(p, matrix_descriptor(base + (k / 4 * BQ + half * 64) * 128 + k % 4 * 32, 0, 1024),
+            wgmma<0, 0>(p, matrix_descriptor(at_q + k / 4 * BQ * 128 + k % 4 * 32, 0, 1024),
                         matrix_descriptor(at_k + k / 4 * K * 128 + k % 4 * 32, 0, 1024), k > 0);
+        wgmma_commit();
+    };
+    auto release = [&](i32 step) {
+        if (lane_id() == 0) mbarrier_arrive(base + Layout::empty + 8 * stage(step));
+    };
+    auto dprobabilities = [&](i32 step) {  // ds = dout vᵀ, issued
+        u32 at_v = base + Layout::v + stage(step) * Layout::kv_bytes;
+        u32 at_dout = computed_here(base + Layout::dout + half * 64 * 128);
+        wgmma_fence();
 #pragma unroll
         for (i32 k = 0; k < D / 16; ++k)
             wgmma<0, 0>(
                 ds,
-                matrix_descriptor(base + Layout::dout + (k / 4 * BQ + half * 64) * 128 + k % 4 * 32, 0, 1024),
+                matrix_descriptor(at_dout + k / 4 * BQ * 128 + k % 4 * 32, 0, 1024),
                 matrix_descriptor(at_v + k / 4 * K * 128 + k % 4 * 32, 0, 1024), k > 0);
         wgmma_commit();
-        wgmma_wait<0>();
-        wgmma_hold(p);
-        wgmma_hold(ds);
+    };
+    auto each = [&](i32 step, auto change) {  // of the scores: (place, which of the two rows, visible)
+        i32 key = first + step * K;
         bool masked = key + K - 1 > query - g - 16 * warp || tile.row + BQ > tile.end || task.window > 0;
 #pragma unroll
         for (i32 j = 0; j < K / 8; ++j)
 #pragma unroll
             for (i32 i = 0; i < 4; ++i) {
                 i32 h = i / 2, at = key + 8 * j + 2 * q + i % 2, row = query + 8 * h;
-                bool visible = !masked || (row < end && sees(row, at, tile.start, task.window));
-                score_gradient(p[4 * j + i], ds[4 * j + i], log_sum[h], less[h], visible, task);
+                change(4 * j + i, h, !masked || (row < end && sees(row, at, tile.start, task.window)));
             }
-        u32 a[K / 16][4];
+    };
+    auto probabilities = [&](i32 step) {
+        if constexpr (!capped)
+            each(step, [&](i32 at, i32 h, bool visible) {
+                p[at] = probability(p[at], log_sum[h], visible, task);
+            });
+    };
+    auto operand = [&](i32 step) {  // of dq; no product may be under way
+        if constexpr (capped)
+            each(step, [&](i32 at, i32 h, bool visible) {
+                score_gradient(p[at], ds[at], log_sum[h], less[h], visible, task);
+            });
+        else
+            each(step, [&](i32 at, i32 h, bool) { ds[at] = p[at] * (ds[at] - less[h]); });
 #pragma unroll
         for (i32 k = 0; k < K / 16; ++k) as_operand(a[k], ds, k);
+    };
+    auto gradient = [&](i32 step) {  // dq += ds k, issued
+        u32 at_k = base + Layout::k + stage(step) * Layout::kv_bytes;
         wgmma_fence();
 #pragma unroll
         for (i32 k = 0; k < K / 16; ++k)
             wgmma_registers<1>(dq, a[k], matrix_descriptor(at_k + k * 2048, K * 128, 1024), step > 0 || k > 0);
         wgmma_commit();
+    };
+
+    // Once the scores are there: their probabilities, and what runs behind them.
+    auto finish_scores = [&](i32 step) {
+        wgmma_hold(p);
+        probabilities(step);
+        wgmma_wait<0>();
+        wgmma_hold(ds);
+        wgmma_hold(dq);
+    };
+
+    mbarrier_wait(base + Layout::full_q, 0);
+    if constexpr (Layout::stages == 1) {  // the next keys come when these have gone
+        for (i32 step = 0; step < steps; ++step) {
+            scores(step);
+            dprobabilities(step);
+            wgmma_wait<1>();
+            finish_scores(step);
+            operand(step);
+            gradient(step);
+            wgmma_wait<0>();
+            wgmma_hold(dq);
+            release(step);
+        }
+    } else {
+        scores(0);
+        dprobabilities(0);
+        wgmma_wait<1>();
+        finish_scores(0);
+        for (i32 step = 0; step + 1 < steps; ++step) {
+            operand(step);
+            scores(step + 1);
+            gradient(step);
+            dprobabilities(step + 1);
+            wgmma_wait<2>();
+            finish_scores(step + 1);
+            release(step);
+        }
+        operand(steps - 1);
+        gradient(steps - 1);
         wgmma_wait<0>();
         wgmma_hold(dq);
-        if (lane_id() == 0) mbarrier_arrive(base + Layout::empty + 8 * s);
     }
     i32 width = (task.heads + 2 * task.key_values) * task.size;
     put_gradient<D>(dqkv, width, head, task.size, dq, task.scale, tile.row + 64 * half, end);
 }
 
-#define BACKWARD(D)                                                                                  \
-    KERNEL_BOUNDS(attention_backward_kv_##D, 384, 1, GRID_CONSTANT TensorMap queries,                \
+#define BACKWARD(name, D, capped)                                                                    \
+    KERNEL_BOUNDS(attention_backward_kv_##name, 384, 1, GRID_CONSTANT TensorMap queries,             \
                   GRID_CONSTANT TensorMap keys, GRID_CONSTANT TensorMap douts,                       \
                   GRID_CONSTANT AttentionTask task, const f32* log_sums, const f32* delta, bf16* dqkv) { \
-        backward_kv<D>(queries, keys, douts, task, log_sums, delta, dqkv);                           \
+        backward_kv<D, capped>(queries, keys, douts, task, log_sums, delta, dqkv);                   \
     }                                                                                                \
-    KERNEL_BOUNDS(attention_backward_q_##D, 384, 1, GRID_CONSTANT TensorMap queries,                 \
+    KERNEL_BOUNDS(attention_backward_q_##name, 384, 1, GRID_CONSTANT TensorMap queries,              \
                   GRID_CONSTANT TensorMap keys, GRID_CONSTANT TensorMap douts,                       \
                   GRID_CONSTANT AttentionTask task, const f32* log_sums, const f32* delta, bf16* dqkv) { \
-        backward_q<D>(queries, keys, douts, task, log_sums, delta, dqkv);                            \
+        backward_q<D, capped>(queries, keys, douts, task, log_sums, delta, dqkv);                    \
     }
-BACKWARD(64)
-BACKWARD(128)
-BACKWARD(256)
+BACKWARD(64, 64, false)
+BACKWARD(128, 128, false)
+BACKWARD(256, 256, false)
+BACKWARD(capped_64, 64, true)
+BACKWARD(capped_128, 128, true)
+BACKWARD(capped_256, 256, true)
 #undef BACKWARD

@@ -4,7 +4,8 @@
 //   threads         384: one warpgroup loads, two compute (64 queries each)
 //   shared memory   the queries, and rings of 2 stages for keys and for values
 //   schedule        one block a tile and head; the product for the next scores runs behind the
-//                   softmax of the present ones
+//                   softmax of the present ones; the two computing warpgroups issue their products
+//                   by turns, so that one's softmax runs beside the other's products
 //
 // Heads of 65 to 127 columns are computed as 128: the copy engine brings zeros past D.
 //
@@ -131,14 +132,21 @@ DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, c
     Softmax state{{LEAST, LEAST}, {0.0f, 0.0f}};
     f32 shrink[2];
 
+    // Barriers 1 and 2 are the turns of the first and of the second warpgroup.
+    auto begin_turn = [&] { barrier_sync(1 + half, 256); };
+    auto end_turn = [&](i32 step) {  // the second's last turn is followed by none
+        if (half == 0 || step + 1 < steps) barrier_arrive(2 - half, 256);
+    };
     auto scores = [&](i32 step) {  // s = q kᵀ, issued
         i32 at = step % 2;
+        u32 at_q = computed_here(base + half * 64 * 128);
         mbarrier_wait(base + Layout::full_k + 8 * at, u32(step / 2) & 1u);
+        begin_turn();
         wgmma_fence();
 #pragma unroll
         for (i32 k = 0; k < D / 16; ++k)
             wgmma<0, 0>(
-                s, matrix_descriptor(base + k / 4 * BQ * 128 + half * 64 * 128 + k % 4 * 32, 0, 1024),
+                s, matrix_descriptor(at_q + k / 4 * BQ * 128 + k % 4 * 32, 0, 1024),
                 matrix_descriptor(base + Layout::k + at * Layout::kv_bytes + k / 4 * BKV * 128 + k % 4 * 32,
                                   0, 1024),
                 k > 0);
@@ -175,7 +183,9 @@ DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, c
     };
 
     mbarrier_wait(base + Layout::full_q, 0);
+    if (half == 1) barrier_arrive(1, 256);  // the first begins
     scores(0);
+    end_turn(0);
     wgmma_wait<0>();
     wgmma_hold(s);
     release(Layout::empty_k, 0);
@@ -184,6 +194,7 @@ DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, c
     for (i32 step = 1; step < steps; ++step) {
         scores(step);
         weighted(step - 1);
+        end_turn(step);
         wgmma_wait<1>();
         wgmma_hold(s);
         release(Layout::empty_k, step);

@@ -128,6 +128,13 @@ DEVICE void wgmma_hold(f32 (&d)[count]) {
     for (i32 i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+/// Keeps the compiler from computing what depends on this once for a whole loop, which takes registers
+/// that the accumulators need.
+DEVICE u32 computed_here(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 #define D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define D16(i) D4(i), D4(i + 4), D4(i + 8), D4(i + 12)
 #define D32(i) D16(i), D16(i + 16)

@@ -54,6 +54,12 @@ pub const FILES: &[KernelFile] = &[
             ("attention_backward_q_64", 168),
             ("attention_backward_q_128", 168),
             ("attention_backward_q_256", 168),
+            ("attention_backward_kv_capped_64", 168),
+            ("attention_backward_kv_capped_128", 168),
+            ("attention_backward_kv_capped_256", 168),
+            ("attention_backward_q_capped_64", 168),
+            ("attention_backward_q_capped_128", 168),
+            ("attention_backward_q_capped_256", 168),
         ],
     },
     KernelFile {
