@@ -15,7 +15,7 @@ use train::Shared;
 
 use crate::console;
 use crate::plan::{Plan, Stage};
-use crate::schedule::{self, Fate, Node};
+use crate::schedule::{self, Fate, Limits, Node};
 use crate::stages::{self, Hashes, Inputs};
 
 /// Which steps may be done; what they need must be in the store already.
@@ -66,7 +66,11 @@ impl<'a> Runner<'a> {
     /// Looks at nothing yet.
     pub fn new(plan: &'a Plan, store: &'a Store) -> Self {
         let made = plan.steps.iter().map(|_| OnceLock::new()).collect();
-        let shared = if plan.runs.len() > 1 { Shared::for_sweep() } else { Shared::default() };
+        let shared = match (plan.runs.len(), plan.pipeline.side_by_side()) {
+            (..=1, _) => Shared::default(),
+            (_, ..=1) => Shared::for_sweep(),
+            _ => Shared::for_sweep().side_by_side(),
+        };
         Runner { plan, store, hashes: Hashes::default(), made, shared }
     }
 
@@ -126,7 +130,7 @@ impl<'a> Runner<'a> {
         self.store.record(&self.plan.pipeline.name, &self.plan.steps[step].name, stored)
     }
 
-    /// Does the selected steps, `jobs` side by side.
+    /// Does the selected steps, `jobs` at a time.
     ///
     /// # Errors
     /// What failed, after everything that does not depend on it was done; what a selection would need
@@ -138,7 +142,8 @@ impl<'a> Runner<'a> {
         let finished = AtomicUsize::new(0);
         let done = AtomicUsize::new(0);
         let report = Mutex::new(None);
-        let fates = schedule::run(&graph, jobs, |node| {
+        let limits = Limits { jobs, side_by_side: self.plan.pipeline.side_by_side() };
+        let fates = schedule::run(&graph, limits, |node| {
             ctx.check()?;
             let step = &self.plan.steps[steps[node]];
             let (stored, text) = self.make(steps[node], ctx)?;
@@ -211,8 +216,19 @@ impl<'a> Runner<'a> {
             .map(|&step| Node {
                 needs: self.plan.steps[step].needs.iter().filter_map(place).collect(),
                 alone: self.plan.steps[step].run.is_none(),
+                group: self.group(step),
             })
             .collect()
+    }
+
+    /// The base model that the step trains an adapter beside, where several such steps share its passes.
+    fn group(&self, step: usize) -> Option<usize> {
+        let (step, pipeline) = (&self.plan.steps[step], &self.plan.pipeline);
+        let model = self.plan.runs[step.run?].model;
+        let shares = step.stage == Stage::Train
+            && pipeline.side_by_side() > 1
+            && pipeline.train.lora.is_some();
+        shares.then_some(model)
     }
 
     /// A step that the selection leaves out, but needs.

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use anyhow::{Context as _, Result};
@@ -14,8 +14,13 @@ use artifact::hash::{files_below, hash_bytes, hash_file};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::Objective, encoder::Encoder, encodings::Rows, export::TOKENIZER_FILES, model::Model,
-    ops::Cpu,
+    config::Objective,
+    cuda::Cuda,
+    encoder::Encoder,
+    encodings::Rows,
+    export::TOKENIZER_FILES,
+    model::{Meeting, Model, adapter::Lora},
+    ops::{Backend, Cpu},
 };
 
 /// What runs share. One is made for a process and given to each of its runs.
@@ -23,9 +28,23 @@ use crate::{
 pub struct Shared {
     /// Whether loaded weights are kept for the next run; a single run has no use for a second copy.
     keeps_weights: bool,
+    /// Whether runs that train adapters over the same weights do so side by side.
+    meets: bool,
+    /// Where those on the processor meet, and those on a card.
+    pub(crate) on_cpu: Meetings<Cpu>,
+    pub(crate) on_card: Meetings<Cuda>,
     encoders: Mutex<BTreeMap<PathBuf, Arc<SharedEncoder>>>,
     rows: Mutex<BTreeMap<(String, Objective, usize), Arc<Rows>>>,
     bases: Mutex<BTreeMap<PathBuf, Arc<Base>>>,
+}
+
+/// Where runs meet that are under way, by base model and shape of the adapter.
+pub(crate) struct Meetings<B: Backend>(Mutex<BTreeMap<(PathBuf, String), Weak<Meeting<B>>>>);
+
+impl<B: Backend> Default for Meetings<B> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
 }
 
 /// An encoder and what it was made from.
@@ -42,14 +61,38 @@ struct Base {
     stamps: Vec<String>,
     /// Hash of each file of weights.
     identity: Map<String, Value>,
-    /// The weights, where they are kept.
-    model: Option<Model>,
+    /// The weights, where they are kept, once somebody asked for them.
+    model: Mutex<Option<Model>>,
 }
 
 impl Shared {
     /// For several runs in one process: base weights stay in memory once they are loaded.
     pub fn for_sweep() -> Self {
         Self { keeps_weights: true, ..Self::default() }
+    }
+
+    /// Runs that train adapters of one shape over the same weights, and are under way at the same time in
+    /// threads of their own, have one pass do for them all.
+    #[must_use]
+    pub fn side_by_side(self) -> Self {
+        Self { meets: true, ..self }
+    }
+
+    /// Where a run meets others over the same weights, if it is to.
+    pub(crate) fn meeting<B: Backend + Clone>(
+        &self,
+        meetings: &Meetings<B>,
+        folder: &Path,
+        lora: &Lora,
+    ) -> Option<Arc<Meeting<B>>> {
+        if !self.meets {
+            return None;
+        }
+        let mut all = meetings.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = all.entry((folder.to_owned(), json!(lora).to_string())).or_default();
+        let meeting = place.upgrade().unwrap_or_default();
+        *place = Arc::downgrade(&meeting);
+        Some(meeting)
     }
 
     /// Tokenizer and template of a folder.
@@ -81,18 +124,26 @@ impl Shared {
         Ok(self.base(folder)?.identity.clone())
     }
 
-    /// A model of a folder's weights, to be trained.
-    pub fn model(&self, folder: &Path) -> Result<Model> {
-        match &self.base(folder)?.model {
-            Some(model) => Ok(model.copy_to(Cpu)),
-            None => Model::load(folder),
+    /// A model of a folder's weights, to be trained; or, if they are `frozen`, one to train an adapter
+    /// beside, for which runs need no copy of their own.
+    pub fn model(&self, folder: &Path, frozen: bool) -> Result<Model> {
+        if !self.keeps_weights {
+            return Model::load(folder);
         }
+        let base = self.base(folder)?;
+        // Held while the weights are read, so that runs that start together read them once.
+        let mut kept = base.model.lock().unwrap_or_else(PoisonError::into_inner);
+        let model = match &mut *kept {
+            Some(model) => model,
+            empty => empty.insert(Model::load(folder)?),
+        };
+        Ok(if frozen { model.share() } else { model.copy_to(Cpu) })
     }
 
     fn base(&self, folder: &Path) -> Result<Arc<Base>> {
         let files = weight_files(folder)?;
         let stamps: Vec<String> = files.iter().map(|file| stamp(file)).collect::<Result<_>>()?;
-        // Held while the weights are read, so that runs that start together read them once.
+        // Held while the files are hashed, so that runs that start together do it once.
         let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = bases.get(folder).filter(|known| known.stamps == stamps) {
             return Ok(Arc::clone(known));
@@ -102,8 +153,7 @@ impl Shared {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             identity.insert(name, json!(hash_file(file)?));
         }
-        let model = self.keeps_weights.then(|| Model::load(folder)).transpose()?;
-        let loaded = Arc::new(Base { stamps, identity, model });
+        let loaded = Arc::new(Base { stamps, identity, model: Mutex::default() });
         bases.insert(folder.to_owned(), Arc::clone(&loaded));
         Ok(loaded)
     }

@@ -28,7 +28,7 @@ use crate::{
     ops::{Backend, Cpu},
     optimizer::AdamW,
     setup::{Outline, Setup},
-    shared::Shared,
+    shared::{Meetings, Shared},
     tensorboard::Events,
 };
 
@@ -111,17 +111,21 @@ pub fn run(
 ) -> Result<Summary> {
     let setup = Setup::new(config, base, data, shared, ctx)?;
     match setup.recipe.device.open(ctx)? {
-        Opened::Cpu => run_on(Cpu, setup, base, shared, (out, ctx), |folder| shared.model(folder)),
+        Opened::Cpu => {
+            let frozen = setup.recipe.lora.is_some();
+            let load = |folder: &Path| shared.model(folder, frozen);
+            run_on((Cpu, &shared.on_cpu), setup, base, shared, (out, ctx), load)
+        }
         Opened::Cuda(cuda) => {
             let load = |folder: &Path| Decoder::load_on(cuda.clone(), folder);
-            run_on(cuda.clone(), setup, base, shared, (out, ctx), load)
+            run_on((cuda.clone(), &shared.on_card), setup, base, shared, (out, ctx), load)
         }
     }
 }
 
-/// The same on some backend; `load` reads base weights.
+/// The same on some backend, where other runs may be met; `load` reads base weights.
 fn run_on<B: Backend + Clone>(
-    backend: B,
+    (backend, meetings): (B, &Meetings<B>),
     setup: Setup,
     base: &BaseModel,
     shared: &Shared,
@@ -135,7 +139,13 @@ fn run_on<B: Backend + Clone>(
             (_, Some(folder)) if lora.is_none() => {
                 return Decoder::load_on(backend.clone(), folder);
             }
-            (BaseModel::Weights(folder), _) => load(folder)?,
+            (BaseModel::Weights(folder), _) => {
+                let meeting = lora.as_ref().and_then(|lora| shared.meeting(meetings, folder, lora));
+                match meeting {
+                    Some(meeting) => meeting.join(|| load(folder))?,
+                    None => load(folder)?,
+                }
+            }
             (BaseModel::Random { seed, .. }, _) => {
                 Decoder::random_on(backend.clone(), shape, *seed)
             }
@@ -150,6 +160,8 @@ fn run_on<B: Backend + Clone>(
         Ok(model)
     })?;
     trainer.train()?;
+    // What is left to do is this run's own; no other has to wait for it.
+    trainer.model.leave();
     trainer.finish()
 }
 

@@ -124,8 +124,20 @@ impl Pipeline {
             judge.check(judge.added.baseline.is_some()).context("in [judge]")?;
             self.judge_settings(None).context("in [judge]")?;
         }
+        self.check_side_by_side()?;
         self.check_seeds()?;
         self.check_design()
+    }
+
+    fn check_side_by_side(&self) -> Result<()> {
+        match self.train.added.side_by_side {
+            Some(0) => bail_user!("[train] side_by_side is 0; it must be at least 1"),
+            Some(2..) if self.train.lora.is_none() => bail_user!(
+                "[train] side_by_side is for runs that train an adapter beside the same weights: add [train.lora], or \
+                 take it out"
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn check_design(&self) -> Result<()> {

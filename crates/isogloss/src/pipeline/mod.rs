@@ -44,7 +44,7 @@ pub struct Pipeline {
     pub models: Vec<Model>,
     /// How to train, and with which seeds.
     #[serde(default)]
-    pub train: With<TrainSeeds, TrainConfig>,
+    pub train: With<Trainings, TrainConfig>,
     /// Which test items are asked, and how.
     #[serde(default)]
     pub prompts: eval::PromptConfig,
@@ -133,13 +133,17 @@ pub struct Model {
 /// What `[train]` has beside the trainer's settings.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct TrainSeeds {
+pub struct Trainings {
     /// Training seeds; each mixture is trained once with each. By default `seed` alone.
     pub seeds: Vec<u64>,
+    /// With [train.lora]: up to this many runs over one base model are trained side by side, one pass through the
+    /// base's weights for the batches of all; they count as one job. Each run's result is what it is alone, bit for
+    /// bit, and the settings' key does not change. Default 1.
+    pub side_by_side: Option<usize>,
 }
 
-impl Added for TrainSeeds {
-    const FIELDS: &'static [&'static str] = &["seeds"];
+impl Added for Trainings {
+    const FIELDS: &'static [&'static str] = &["seeds", "side_by_side"];
 }
 
 /// What `[generate]` has beside the generator's settings.

@@ -28,6 +28,11 @@ impl Pipeline {
         }
     }
 
+    /// Most runs that are trained side by side.
+    pub fn side_by_side(&self) -> usize {
+        self.train.added.side_by_side.unwrap_or(1)
+    }
+
     /// Whether `[tokenizer]` is to be trained.
     pub fn trains_tokenizer(&self) -> bool {
         self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.added.path.is_none())

@@ -115,14 +115,14 @@ impl Cuda {
             n: shape.outputs,
             k: shape.inputs,
             layout: Layout::Nt,
-            a: x.at(),
+            a: x.from(shape.x()),
             b: weight.at(),
             target: match y.dtype {
-                Dtype::Bf16 => Target::Bf16(y.at()),
-                Dtype::F32 => Target::F32(y.at()),
+                Dtype::Bf16 => Target::Bf16(y.from(shape.y())),
+                Dtype::F32 => Target::F32(y.from(shape.y())),
             },
             bias: plus.bias.map_or(0, Tensor::at),
-            residual: plus.residual.map_or(0, Tensor::at),
+            residual: plus.residual.map_or(0, |residual| residual.from(shape.y())),
             rows_apart,
         });
     }
@@ -152,17 +152,17 @@ impl Cuda {
         Ok((buffer, distinct))
     }
 
-    /// Loss and gradient of the rows [first, first + rows) of a batch.
+    /// Loss and gradient of some rows of a batch.
     fn loss_chunk(
         &self,
         [losses, hidden, targets]: [Address; 3],
         head: &Tensor,
         gradient: Option<&HeadGradient<'_, Tensor>>,
-        (shape, first): (HeadShape, usize),
+        shape: HeadShape,
         [products, dproducts]: [Address; 2],
     ) -> Result<()> {
-        let LinearShape { rows, inputs, outputs } = shape.linear;
-        let row = first * inputs * 2;
+        let LinearShape { first, rows, inputs, outputs } = shape.linear;
+        let row = shape.linear.x() * 2;
         let plain = Product {
             m: rows,
             n: outputs,
@@ -401,11 +401,11 @@ impl Backend for Cuda {
             n: shape.inputs,
             k: shape.outputs,
             layout: Layout::Nn,
-            a: dy.at(),
+            a: dy.from(shape.y()),
             b: weight.at(),
-            target: Target::Bf16(dx.at()),
+            target: Target::Bf16(dx.from(shape.x())),
             bias: 0,
-            residual: if accumulate { dx.at() } else { 0 },
+            residual: if accumulate { dx.from(shape.x()) } else { 0 },
             rows_apart: false,
         });
     }
@@ -423,8 +423,8 @@ impl Backend for Cuda {
             n: shape.inputs,
             k: shape.rows,
             layout: Layout::Tn,
-            a: dy.at(),
-            b: x.at(),
+            a: dy.from(shape.y()),
+            b: x.from(shape.x()),
             target: Target::AddF32(dweight.at()),
             bias: 0,
             residual: 0,
@@ -681,12 +681,12 @@ impl Backend for Cuda {
                 None => None,
             };
             for first in (0..rows).step_by(most) {
-                let linear = LinearShape { rows: most.min(rows - first), ..shape.linear };
+                let linear = shape.linear.part(&(first..rows.min(first + most)));
                 self.loss_chunk(
                     [losses.at(), hidden.at(), targets.at()],
                     head,
                     gradient.as_ref(),
-                    (HeadShape { linear, ..shape }, first),
+                    HeadShape { linear, ..shape },
                     [products.at, dproducts.as_ref().map_or(0, |buffer| buffer.at)],
                 )?;
             }

@@ -282,6 +282,12 @@ impl Tensor {
     pub fn at(&self) -> Address {
         self.buffer.as_ref().map_or(0, |buffer| buffer.at)
     }
+
+    /// Where the value of this number is.
+    #[must_use]
+    pub fn from(&self, value: usize) -> Address {
+        self.at() + (value * self.dtype.bytes()) as Address
+    }
 }
 
 /// Whole numbers on the device and on the host, and what launches derive from them.

@@ -43,12 +43,16 @@ pub fn column_sums(
     driver: &dyn Driver,
     pool: &Arc<Pool>,
     [dbias, dy]: [&Tensor; 2],
-    LinearShape { rows, outputs, .. }: LinearShape,
+    shape: LinearShape,
 ) -> Result<()> {
+    let LinearShape { rows, outputs, .. } = shape;
     let count = rows.min(2 * driver.facts().multiprocessors as usize);
     let parts = pool.take(count * outputs * 4)?;
-    let arguments =
-        Arguments::new().with(parts.at).with(dy.at()).with(rows as i32).with(outputs as i32);
+    let arguments = Arguments::new()
+        .with(parts.at)
+        .with(dy.from(shape.y()))
+        .with(rows as i32)
+        .with(outputs as i32);
     driver.launch("column_sums", Grid::line(count, 256), arguments)?;
     reduce_columns(driver, dbias.at(), parts.at, count, outputs)
 }

@@ -187,7 +187,7 @@ fn a_row_of_a_decoding_product_does_not_depend_on_the_others() {
         let run = |rows: std::ops::Range<usize>| {
             let tx = ops.tensor(Kind::Activation, x[rows.start * k..rows.end * k].to_vec());
             let mut y = poisoned(&ops, Kind::Statistic, rows.len() * n);
-            let shape = LinearShape { rows: rows.len(), inputs: k, outputs: n };
+            let shape = LinearShape::new(rows.len(), k, n);
             ops.linear_rows(&mut y, &tx, &tw, Plus::NOTHING, shape);
             read(&ops, &y)
         };
@@ -455,7 +455,7 @@ fn loss_and_its_gradients_agree_with_the_reference() {
             (7, 101, LogitRule::PLAIN),
         ] {
             let (c, scale) = (40, 0.25);
-            let linear = LinearShape { rows, inputs: c, outputs: vocabulary };
+            let linear = LinearShape::new(rows, c, vocabulary);
             let shape = HeadShape { linear, logits };
             let (hidden, head) = (rounded(1, rows * c), rounded(2, vocabulary * c));
             let targets: Vec<u32> = (0..rows).map(|i| (i * 7919 % vocabulary) as u32).collect();

@@ -8,18 +8,19 @@ use super::activations::{
     Activations, Internals, LayerActivations, LayerMemory, Normed, Recompute, Scratch,
 };
 use super::adapter::Trained;
-use super::decoder::{LayerGradients, Pass};
+use super::decoder::Pass;
+use super::projection::{Into, LayerGradients};
 use super::weights::Projection;
-use crate::ops::{Backend, HeadGradient, NormGradients, SavedAttention};
+use crate::ops::{Backend, HeadGradient, HeadShape, NormGradients, SavedAttention};
 
 impl<B: Backend> Pass<'_, B> {
-    /// Losses of the rows that count, in `head.losses`; with a scale, also the gradient of the last
-    /// stream, in `dstream`, and those of the head and of its norm.
+    /// Losses of the rows that count, in `head.losses`; with somewhere for each run's gradient to go,
+    /// also that of the last stream, in `dstream`, and those of the head and of its norm.
     pub fn losses(
         &self,
         batch: &Packed<B>,
         kept: &mut Activations<B::Tensor>,
-        gradient: Option<(f32, &mut Trained<B::Tensor>)>,
+        gradients: &mut [Into<'_, B::Tensor>],
     ) {
         let (ops, c, counted) = (self.backend, self.config.hidden_size, batch.counted_rows.len());
         if counted == 0 {
@@ -28,20 +29,25 @@ impl<B: Backend> Pass<'_, B> {
         self.head_stream(batch, kept);
         let (shape, weight) = (self.config.head(counted), self.weights.head());
         let Activations { head, scratch, .. } = kept;
-        let Some((scale, gradients)) = gradient else {
+        for (r, lane) in self.lanes.iter().enumerate() {
+            let of_lane = HeadShape { linear: shape.linear.part(&lane.counted), ..shape };
+            let into = gradients.get_mut(r).map(|(scale, gradients)| {
+                let dhead = match gradients {
+                    Trained::Full(own) => {
+                        Some(own.lm_head.as_mut().unwrap_or(&mut own.embed_tokens))
+                    }
+                    Trained::Adapter(_) => None,
+                };
+                HeadGradient { scale: *scale, hidden: &mut head.dnormed, head: dhead }
+            });
             let (losses, targets) = (&mut head.losses, &batch.targets);
-            return ops.cross_entropy(losses, &head.normed, weight, targets, None, shape);
+            ops.cross_entropy(losses, &head.normed, weight, targets, into, of_lane);
+        }
+        let dnorm = match gradients {
+            [] => return,
+            [(_, Trained::Full(weights)), ..] => Some(&mut weights.norm),
+            _ => None,
         };
-        let (dhead, dnorm) = match gradients {
-            Trained::Full(weights) => {
-                let head = weights.lm_head.as_mut().unwrap_or(&mut weights.embed_tokens);
-                (Some(head), Some(&mut weights.norm))
-            }
-            Trained::Adapter(_) => (None, None),
-        };
-        let into = HeadGradient { scale, hidden: &mut head.dnormed, head: dhead };
-        let (losses, targets) = (&mut head.losses, &batch.targets);
-        ops.cross_entropy(losses, &head.normed, weight, targets, Some(into), shape);
         // The normed rows are needed no more; their memory takes the gradient of the rows before
         // the norm.
         let into =
@@ -61,7 +67,7 @@ impl<B: Backend> Pass<'_, B> {
         l: usize,
         batch: &Packed<B>,
         kept: &mut Activations<B::Tensor>,
-        gradients: &mut Trained<B::Tensor>,
+        gradients: &mut [Into<'_, B::Tensor>],
         recompute: Recompute,
     ) {
         let (streams, mut memory) = kept.layer(l);
@@ -78,9 +84,9 @@ impl<B: Backend> Pass<'_, B> {
         &self,
         batch: &Packed<B>,
         kept: &mut Activations<B::Tensor>,
-        gradients: &mut Trained<B::Tensor>,
+        gradients: &mut [Into<'_, B::Tensor>],
     ) {
-        let Trained::Full(gradients) = gradients else { return };
+        let [(_, Trained::Full(gradients))] = gradients else { return };
         let (ops, c) = (self.backend, self.config.hidden_size);
         let dstream = &mut kept.scratch.dstream;
         if let Some(scale) = self.embedding_scale() {

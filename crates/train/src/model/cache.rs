@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::activations::{Activations, Purpose};
 use super::decoder::{Attend, Pass};
+use super::passes::Memory;
 use super::{Batch, Decoder, ModelConfig, Packed};
 use crate::ops::{AttentionShape, Backend, CacheShape, Cpu, Kind};
 
@@ -148,7 +149,7 @@ impl<B: Backend + Clone> Decoder<B> {
             batch.documents.push(batch.tokens.len() as u32);
         }
         batch.check(&self.config)?;
-        self.reserve_angles(batch.longest());
+        self.memory.reserve_angles(&self.backend, &self.config, batch.longest());
         let (packed, slots) = (batch.pack(&self.backend), self.backend.index(&slots));
         let capacity = cache.capacity;
         let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, capacity };
@@ -181,7 +182,7 @@ impl<B: Backend + Clone> Decoder<B> {
             positions.push(cache.lengths[slot] as u32);
         }
         let longest = positions.iter().max().map_or(0, |&last| last as usize + 1);
-        self.reserve_angles(longest);
+        self.memory.reserve_angles(&self.backend, &self.config, longest);
         let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
         let packed = Packed::steps(&self.backend, &ids, &positions);
         let slots = self.backend.index(&slots);
@@ -207,14 +208,15 @@ impl<B: Backend + Clone> Decoder<B> {
         // An adapter's products are not the ones whose rows do not depend on one another.
         ensure!(self.adapter.is_none(), "an adapter is merged into its model before it decodes");
         let (backend, config) = (&self.backend, &self.config);
-        let (held, purpose) = (&mut self.inference, Purpose::Inference);
+        let Memory { angles, inference: held, .. } = &mut self.memory;
+        let purpose = Purpose::Inference;
         let kept = Activations::reserve(held, backend, config, rows, purpose, [0; 4]);
         let pass = Pass {
             backend,
             config,
             weights: &self.weights,
-            adapter: None,
-            angles: &self.angles.0,
+            lanes: &[],
+            angles: &angles.0,
             rows,
             rows_apart: true,
         };

@@ -303,7 +303,7 @@ impl ModelConfig {
     /// The head over `rows` that count.
     #[must_use]
     pub fn head(&self, rows: usize) -> HeadShape {
-        let linear = LinearShape { rows, inputs: self.hidden_size, outputs: self.vocab_size };
+        let linear = LinearShape::new(rows, self.hidden_size, self.vocab_size);
         HeadShape { linear, logits: self.logits }
     }
 

@@ -10,11 +10,11 @@
 use super::activations::{
     Activations, Internals, LayerActivations, LayerMemory, Normed, Recompute, Scratch,
 };
-use super::adapter::{Adapter, Pair, Trained};
 use super::family::Block;
+use super::projection::Lane;
 use super::weights::{LayerWeights, Projection, Weights};
-use super::{Attached, ModelConfig, Packed};
-use crate::ops::{Backend, CacheShape, Kind, LinearGluShape, LinearShape, Plus};
+use super::{ModelConfig, Packed};
+use crate::ops::{Backend, CacheShape, Kind, Plus};
 
 /// What attention looks at. What goes through a cache takes the form of products whose rows do not
 /// depend on one another.
@@ -32,52 +32,13 @@ pub(super) struct Pass<'a, B: Backend> {
     pub backend: &'a B,
     pub config: &'a ModelConfig,
     pub weights: &'a Weights<B::Tensor>,
-    pub adapter: Option<&'a Attached<B::Tensor>>,
+    /// The runs whose rows these are, in order.
+    pub lanes: &'a [Lane<'a, B::Tensor>],
     /// The table of each of the config's ropes.
     pub angles: &'a [B::Tensor],
     pub rows: usize,
     /// Whether a row's result must not depend on what other rows there are, as in generation.
     pub rows_apart: bool,
-}
-
-/// Where a layer's gradients go.
-pub(super) enum LayerGradients<'a, T> {
-    All(&'a mut LayerWeights<T>),
-    Adapter(&'a mut [Option<Pair<T>>; 4]),
-}
-
-impl<'a, T> LayerGradients<'a, T> {
-    /// Where there are fewer layers than the model has, they serve in turn.
-    pub fn of(all: &'a mut Trained<T>, l: usize) -> Self {
-        match all {
-            Trained::Full(Weights { layers, .. }) => {
-                let count = layers.len();
-                Self::All(&mut layers[l % count])
-            }
-            Trained::Adapter(Adapter { layers }) => Self::Adapter(&mut layers[l]),
-        }
-    }
-
-    /// One of the layer's own tensors, where those are trained.
-    pub fn own<'b>(
-        &'b mut self,
-        choose: impl FnOnce(&'b mut LayerWeights<T>) -> Option<&'b mut T>,
-    ) -> Option<&'b mut T> {
-        match self {
-            Self::All(weights) => choose(weights),
-            Self::Adapter(_) => None,
-        }
-    }
-}
-
-/// What an adapter does beside a linear map: y += h · up, where h = scale · x · downᵀ.
-struct Beside<'a, T> {
-    pair: &'a Pair<T>,
-    scale: f32,
-    /// x to h.
-    down: LinearShape,
-    /// dy to dh.
-    up: LinearShape,
 }
 
 impl<B: Backend> Pass<'_, B> {
@@ -253,120 +214,6 @@ impl<B: Backend> Pass<'_, B> {
             let (angles, layout) = (&self.angles[rope], self.config.family.rope_layout);
             let heads = self.config.heads();
             self.backend.rope(qkv, &batch.positions, angles, heads, layout, inverse);
-        }
-    }
-
-    fn projection_shape(&self, projection: Projection) -> LinearShape {
-        let (c, f) = (self.config.hidden_size, self.config.intermediate_size);
-        let (inputs, outputs) = match projection {
-            Projection::Qkv => (c, self.config.qkv_width()),
-            Projection::Output => (self.config.query_width(), c),
-            Projection::GateUp => (c, 2 * f),
-            Projection::Down => (f, c),
-        };
-        LinearShape { rows: self.rows, inputs, outputs }
-    }
-
-    /// The adapter beside a layer's linear map, if there is one.
-    fn beside(&self, l: usize, projection: Projection) -> Option<Beside<'_, B::Tensor>> {
-        let attached = self.adapter?;
-        let pair = attached.tensors.layers[l][projection as usize].as_ref()?;
-        let rank = attached.layout.ranks()[projection as usize];
-        let LinearShape { rows, inputs, outputs } = self.projection_shape(projection);
-        let (down, up) = (
-            LinearShape { rows, inputs, outputs: rank },
-            LinearShape { rows, inputs: outputs, outputs: rank },
-        );
-        Some(Beside { pair, scale: attached.layout.lora.scale(), down, up })
-    }
-
-    /// y = a layer's linear map of x, plus a residual; an adapter's h goes into `low`. All of a
-    /// layer's products go through here, and their gradients through the two functions after it.
-    fn project(
-        &self,
-        l: usize,
-        projection: Projection,
-        y: &mut B::Tensor,
-        x: &B::Tensor,
-        residual: Option<&B::Tensor>,
-        low: &mut [B::Tensor; 4],
-    ) {
-        let linear = self.layer(l).linear(projection);
-        let plus = Plus { bias: linear.bias.as_ref(), residual };
-        let apply = if self.rows_apart { B::linear_rows } else { B::linear };
-        apply(self.backend, y, x, &linear.weight, plus, self.projection_shape(projection));
-        if let Some(Beside { pair, scale, down, up }) = self.beside(l, projection) {
-            let (ops, h) = (self.backend, &mut low[projection as usize]);
-            ops.linear(h, x, &pair.down, Plus::NOTHING, down);
-            ops.scale(h, self.rows * down.outputs, scale);
-            ops.linear_backward_input(y, h, &pair.up, up, true);
-        }
-    }
-
-    /// The gated values of a layer's feed-forward; gate and up themselves too, unless `keep` is false.
-    fn project_gated(
-        &self,
-        l: usize,
-        [gated, gate_up]: [&mut B::Tensor; 2],
-        x: &B::Tensor,
-        low: &mut [B::Tensor; 4],
-        keep: bool,
-    ) {
-        let (ops, glu) = (self.backend, self.config.glu(self.rows));
-        if self.rows_apart || self.beside(l, Projection::GateUp).is_some() {
-            self.project(l, Projection::GateUp, gate_up, x, None, low);
-            ops.glu(gated, gate_up, glu);
-        } else {
-            let shape = LinearGluShape { inputs: self.config.hidden_size, glu, keep };
-            ops.linear_glu(gated, gate_up, x, &self.layer(l).gate_up.weight, shape);
-        }
-    }
-
-    /// dx (+)= the gradient that comes back through a layer's linear map; that of an adapter's h
-    /// goes into `dlow`, where it stays for the gradients of the adapter.
-    pub fn project_backward_input(
-        &self,
-        l: usize,
-        projection: Projection,
-        dx: &mut B::Tensor,
-        dy: &B::Tensor,
-        accumulate: bool,
-        dlow: &mut [B::Tensor; 4],
-    ) {
-        let (weight, shape) =
-            (&self.layer(l).linear(projection).weight, self.projection_shape(projection));
-        self.backend.linear_backward_input(dx, dy, weight, shape, accumulate);
-        if let Some(Beside { pair, scale, down, up }) = self.beside(l, projection) {
-            let (ops, dh) = (self.backend, &mut dlow[projection as usize]);
-            ops.linear(dh, dy, &pair.up, Plus::NOTHING, up);
-            ops.scale(dh, self.rows * up.outputs, scale);
-            ops.linear_backward_input(dx, dh, &pair.down, down, true);
-        }
-    }
-
-    /// Adds to the gradients of a layer's linear map, or to those of the adapter beside it, whose h
-    /// and dh these are.
-    pub fn project_backward_weight(
-        &self,
-        (l, projection): (usize, Projection),
-        into: &mut LayerGradients<'_, B::Tensor>,
-        dy: &B::Tensor,
-        x: &B::Tensor,
-        [low, dlow]: [&[B::Tensor; 4]; 2],
-    ) {
-        let (ops, p) = (self.backend, projection as usize);
-        match into {
-            LayerGradients::All(weights) => {
-                let (into, shape) =
-                    (weights.linear_mut(projection), self.projection_shape(projection));
-                ops.linear_backward_weight(&mut into.weight, into.bias.as_mut(), dy, x, shape);
-            }
-            LayerGradients::Adapter(pairs) => {
-                if let Some((into, beside)) = pairs[p].as_mut().zip(self.beside(l, projection)) {
-                    ops.linear_backward_weight(&mut into.up, None, &low[p], dy, beside.up);
-                    ops.linear_backward_weight(&mut into.down, None, &dlow[p], x, beside.down);
-                }
-            }
         }
     }
 

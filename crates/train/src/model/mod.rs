@@ -12,8 +12,11 @@ mod decoder;
 pub mod family;
 mod fields;
 mod folder;
+mod passes;
 pub mod peft;
+mod projection;
 pub mod rope;
+mod side_by_side;
 mod training;
 pub mod weights;
 
@@ -23,15 +26,16 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::ops::{Backend, Cpu, Kind};
-use activations::Activations;
 use adapter::{Adapter, Layout, Lora, Trained};
-use weights::{Part, Piece, Spec, Weights};
+use passes::Memory;
+use weights::{Part, Spec, Weights};
 
 pub use activations::Recompute;
 pub use cache::{KvCache, Logits};
 pub use config::ModelConfig;
 pub use folder::Dtype;
 pub use peft::Base;
+pub use side_by_side::{Meeting, Seat};
 
 /// A decoder on the processor.
 pub type Model = Decoder<Cpu>;
@@ -41,17 +45,15 @@ pub struct Decoder<B: Backend> {
     backend: B,
     config: ModelConfig,
     specs: Arc<Weights<Spec>>,
-    weights: Weights<B::Tensor>,
+    /// Shared by decoders that train adapters beside them.
+    weights: Arc<Weights<B::Tensor>>,
     /// What is trained beside the weights, which then stay as they are.
     adapter: Option<Attached<B::Tensor>>,
-    /// Cosines and sines of each of the config's ropes for the positions met so far, and how many
-    /// those are.
-    angles: (Vec<B::Tensor>, usize),
     /// What training passes make again.
     recompute: Recompute,
-    /// The memory of training passes, and that of passes without a gradient.
-    training: Option<Activations<B::Tensor>>,
-    inference: Option<Activations<B::Tensor>>,
+    memory: Memory<B::Tensor>,
+    /// Where it meets the runs that it is trained side by side with.
+    seat: Option<Seat<B>>,
 }
 
 /// An adapter beside a decoder's weights.
@@ -156,20 +158,30 @@ impl<B: Backend + Clone> Decoder<B> {
         mut tensor: impl FnMut(&B, &Spec) -> Result<B::Tensor>,
     ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
-        let weights = specs.try_map(|spec| tensor(&backend, spec))?;
-        let (adapter, angles, training, inference) = (None, (Vec::new(), 0), None, None);
-        let recompute = Recompute::None;
-        Ok(Self {
-            backend,
-            config,
-            specs,
-            weights,
-            adapter,
-            angles,
-            recompute,
-            training,
-            inference,
-        })
+        let weights = Arc::new(specs.try_map(|spec| tensor(&backend, spec))?);
+        let (memory, recompute) = (Memory::default(), Recompute::None);
+        Ok(Self { backend, config, specs, weights, adapter: None, recompute, memory, seat: None })
+    }
+
+    /// Another decoder over the same weights, which neither can train any more: an adapter is to come
+    /// beside them.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self {
+            backend: self.backend.clone(),
+            config: self.config.clone(),
+            specs: Arc::clone(&self.specs),
+            weights: Arc::clone(&self.weights),
+            adapter: None,
+            recompute: self.recompute,
+            memory: Memory::default(),
+            seat: None,
+        }
+    }
+
+    /// Gives up its place beside other runs: no more passes are to come that they would wait for.
+    pub fn leave(&mut self) {
+        self.seat = None;
     }
 
     /// Puts an adapter of random values beside the weights, which stay from now on; `base` says
@@ -183,8 +195,8 @@ impl<B: Backend + Clone> Decoder<B> {
     fn attach_values(&mut self, layout: Layout, values: &Adapter<Vec<f32>>, base: Base) {
         let tensors = values.map(|values| self.backend.tensor(Kind::Weight, values.clone()));
         self.adapter = Some(Attached { layout: Arc::new(layout), tensors, base });
-        // Their room depends on the adapter.
-        (self.training, self.inference) = (None, None);
+        // Its room depends on the adapter.
+        self.memory = Memory::default();
     }
 
     /// Number of values that are trained: all, or those of the adapter.
@@ -261,19 +273,11 @@ impl<B: Backend + Clone> Decoder<B> {
     /// The tensors that are trained, in the order of their specs.
     pub(crate) fn trained_mut(&mut self) -> Vec<&mut B::Tensor> {
         match &mut self.adapter {
-            None => self.weights.all_mut(),
+            None => {
+                let weights = Arc::get_mut(&mut self.weights);
+                weights.expect("shared weights are not trained").all_mut()
+            }
             Some(attached) => attached.tensors.all_mut(),
-        }
-    }
-
-    /// Sees to it that positions below `positions` have their angles.
-    fn reserve_angles(&mut self, positions: usize) {
-        if self.angles.1 < positions {
-            let positions = positions.next_power_of_two();
-            let table = |rope: &rope::Rope| {
-                self.backend.tensor(Kind::Statistic, rope.table(positions, self.config.head_dim))
-            };
-            self.angles = (self.config.ropes.iter().map(table).collect(), positions);
         }
     }
 }
@@ -292,9 +296,13 @@ impl Model {
     }
 
     /// The same to write to.
+    ///
+    /// # Panics
+    /// If the weights are shared.
     pub fn parameters_mut(&mut self) -> Vec<(&str, &mut [f32])> {
+        let weights = Arc::get_mut(&mut self.weights).expect("shared weights do not change");
         let mut all = Vec::new();
-        for (spec, tensor) in self.specs.all().into_iter().zip(self.weights.all_mut()) {
+        for (spec, tensor) in self.specs.all().into_iter().zip(weights.all_mut()) {
             let mut rest = &mut tensor[..];
             for part in &spec.parts {
                 let (values, after) = rest.split_at_mut(part.range.len());
@@ -348,16 +356,6 @@ impl<B: Backend + Clone> Gradients<B> {
         let specs = Arc::new(Trained::Full(specs));
         let tensors = specs.map(|spec| model.backend.zeros(Kind::Gradient, spec.elements()));
         Self { backend: model.backend.clone(), specs, tensors, layout: None }
-    }
-
-    /// The tensors of a piece, of as many as the model has, with their lengths.
-    fn piece_mut(&mut self, piece: Piece, is_tied: bool) -> Vec<&mut B::Tensor> {
-        let Trained::Full(weights) = &mut self.tensors else { return Vec::new() };
-        match piece {
-            // The head's gradient is complete before that of the embedding begins.
-            Piece::Head if !is_tied => vec![&mut weights.norm, &mut weights.embed_tokens],
-            piece => weights.piece_mut(piece),
-        }
     }
 
     /// Back to zero.

@@ -64,7 +64,7 @@ impl Backend for Cpu {
         plus: Plus<Vec<f32>>,
         shape: LinearShape,
     ) {
-        matmul::forward(y, x, weight, plus.slices(), shape);
+        matmul::forward(&mut y[shape.y()..], &x[shape.x()..], weight, plus.slices(shape), shape);
     }
     fn linear_backward_input(
         &self,
@@ -74,6 +74,7 @@ impl Backend for Cpu {
         shape: LinearShape,
         accumulate: bool,
     ) {
+        let (dx, dy) = (&mut dx[shape.x()..], &dy[shape.y()..]);
         matmul::backward_input(dx, dy, weight, shape, accumulate);
     }
     fn linear_backward_weight(
@@ -84,7 +85,32 @@ impl Backend for Cpu {
         x: &Vec<f32>,
         shape: LinearShape,
     ) {
+        let (dy, x) = (&dy[shape.y()..], &x[shape.x()..]);
         matmul::backward_weight(dweight, dbias.map(|d| &mut d[..]), dy, x, shape);
+    }
+    fn linear_of_runs(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        plus: Plus<Vec<f32>>,
+        shape: LinearShape,
+        runs: &[Range<usize>],
+    ) {
+        let (y, x, plus) = (&mut y[shape.y()..], &x[shape.x()..], plus.slices(shape));
+        matmul::forward_of_runs(y, x, weight, plus, shape, runs);
+    }
+    fn linear_backward_input_of_runs(
+        &self,
+        dx: &mut Vec<f32>,
+        dy: &Vec<f32>,
+        weight: &Vec<f32>,
+        shape: LinearShape,
+        accumulate: bool,
+        runs: &[Range<usize>],
+    ) {
+        let (dx, dy) = (&mut dx[shape.x()..], &dy[shape.y()..]);
+        matmul::backward_input_of_runs(dx, dy, weight, shape, accumulate, runs);
     }
     fn linear_rows(
         &self,
@@ -94,7 +120,7 @@ impl Backend for Cpu {
         plus: Plus<Vec<f32>>,
         shape: LinearShape,
     ) {
-        matmul::rows(y, x, weight, plus.slices(), shape);
+        matmul::rows(&mut y[shape.y()..], &x[shape.x()..], weight, plus.slices(shape), shape);
     }
 
     fn norm(
@@ -216,14 +242,10 @@ impl Backend for Cpu {
         gradient: Option<HeadGradient<Vec<f32>>>,
         shape: HeadShape,
     ) {
-        cross_entropy::head_loss(
-            losses,
-            hidden,
-            head,
-            targets,
-            gradient.map(HeadGradient::slices),
-            shape,
-        );
+        let linear = shape.linear;
+        let gradient = gradient.map(|gradient| gradient.slices(linear));
+        let (losses, targets) = (&mut losses[linear.first..], &targets[linear.first..]);
+        cross_entropy::head_loss(losses, &hidden[linear.x()..], head, targets, gradient, shape);
     }
     fn adamw(
         &self,

@@ -34,13 +34,13 @@ pub fn head_loss(
     mut gradient: Option<HeadGradient<[f32]>>,
     shape: HeadShape,
 ) {
-    let HeadShape { linear: LinearShape { rows, inputs, outputs }, logits: rule } = shape;
+    let HeadShape { linear: LinearShape { rows, inputs, outputs, .. }, logits: rule } = shape;
     let size = chunk(rows, outputs);
     SCRATCH.with_borrow_mut(|logits| {
         logits.resize(logits.len().max(size * outputs), 0.0);
         for first in (0..rows).step_by(size) {
             let range = first..(first + size).min(rows);
-            let shape = LinearShape { rows: range.len(), inputs, outputs };
+            let shape = LinearShape::new(range.len(), inputs, outputs);
             let logits = &mut logits[..range.len() * outputs];
             let values = range.start * inputs..range.end * inputs;
             let hidden = &hidden[values.clone()];
@@ -189,8 +189,7 @@ mod tests {
         rule: LogitRule,
         plain: bool,
     ) -> [Vec<f32>; 3] {
-        let linear =
-            LinearShape { rows: hidden.len() / width, inputs: width, outputs: head.len() / width };
+        let linear = LinearShape::new(hidden.len() / width, width, head.len() / width);
         let targets: Vec<u32> = (0..linear.rows).map(|i| (i * 7 % linear.outputs) as u32).collect();
         let (mut losses, mut dhidden) = (vec![f32::NAN; linear.rows], vec![f32::NAN; hidden.len()]);
         let mut dhead = vec![0.0; head.len()];
@@ -237,8 +236,7 @@ mod tests {
         let (hidden, head) = (random(1, 4 * 3), random(2, 5 * 3));
         let [_, expected, _] = run(&hidden, &head, 3, RULES[0], false);
         let (mut losses, mut dhidden) = ([0.0; 4], [f32::NAN; 12]);
-        let shape =
-            HeadShape { linear: LinearShape { rows: 4, inputs: 3, outputs: 5 }, logits: RULES[0] };
+        let shape = HeadShape { linear: LinearShape::new(4, 3, 5), logits: RULES[0] };
         let gradient = HeadGradient { scale: 0.5, hidden: &mut dhidden[..], head: None };
         head_loss(&mut losses, &hidden, &head, &[0, 2, 4, 1], Some(gradient), shape);
         assert_eq!(bits(&dhidden), bits(&expected));

@@ -4,6 +4,8 @@
 //! `rows` is another kernel for decoding, where each row's result must not depend on the other
 //! rows.
 
+use std::ops::Range;
+
 use super::simd::{self, Vector};
 use super::split::{self, Shared};
 use super::{LinearShape, Plus};
@@ -111,22 +113,40 @@ fn tile(rows: usize, columns: usize) -> (usize, usize) {
     (height, width)
 }
 
-/// result `[rows, columns]` (+)= a · b, tile by tile; `prepare` may write to a tile what the
-/// product is added to.
+/// Rows and columns of each tile of a result. Each of `runs` is cut as it would be alone, so that its
+/// rows do not depend on the others; tiles that meet the same columns of the weights are neighbours,
+/// so that those are read from memory once for all runs.
+fn tiles(runs: &[Range<usize>], columns: usize) -> Vec<[Range<usize>; 2]> {
+    let mut all = Vec::new();
+    for run in runs {
+        let (height, width) = tile(run.len().max(1), columns.max(1));
+        for row in run.clone().step_by(height) {
+            for column in (0..columns).step_by(width) {
+                all.push([row..run.end.min(row + height), column..columns.min(column + width)]);
+            }
+        }
+    }
+    if runs.len() > 1 {
+        all.sort_by_key(|[_, columns]| columns.start);
+    }
+    all
+}
+
+/// result `[rows, columns]` (+)= a · b, tile by tile, where `runs` are the rows; `prepare` may write
+/// to a tile what the product is added to.
 fn tiled(
     result: &mut [f32],
-    [rows, columns, depth]: [usize; 3],
-    a: View,
-    b: View,
+    runs: &[Range<usize>],
+    [columns, depth]: [usize; 2],
+    [a, b]: [View; 2],
     accumulate: bool,
-    prepare: impl Fn(std::ops::Range<usize>, std::ops::Range<usize>, Shared) + Sync,
+    prepare: impl Fn(Range<usize>, Range<usize>, Shared) + Sync,
 ) {
-    let (height, width) = tile(rows.max(1), columns.max(1));
-    let across = columns.div_ceil(width);
+    let rows = runs.last().map_or(0, |run| run.end);
+    let tiles = tiles(runs, columns);
     let memory = Shared::new(&mut result[..rows * columns]);
-    split::for_each(rows.div_ceil(height) * across, rows * columns * depth / 16, |i| {
-        let (r, c) =
-            (split::block(i / across, height, rows), split::block(i % across, width, columns));
+    split::for_each(tiles.len(), rows * columns * depth / 16, |i| {
+        let [r, c] = tiles[i].clone();
         prepare(r.clone(), c.clone(), memory);
         let start = r.start * columns + c.start;
         let target = Target { memory, start, row_stride: columns, rows: r.len(), columns: c.len() };
@@ -137,10 +157,23 @@ fn tiled(
 
 /// y = x · wᵀ + bias + residual.
 pub fn forward(y: &mut [f32], x: &[f32], weight: &[f32], plus: Plus<[f32]>, shape: LinearShape) {
-    let LinearShape { rows, inputs, outputs } = shape;
+    let all = 0..shape.rows;
+    forward_of_runs(y, x, weight, plus, shape, std::slice::from_ref(&all));
+}
+
+/// The same, the rows of each run as it has them alone.
+pub fn forward_of_runs(
+    y: &mut [f32],
+    x: &[f32],
+    weight: &[f32],
+    plus: Plus<[f32]>,
+    shape: LinearShape,
+    runs: &[Range<usize>],
+) {
+    let LinearShape { inputs, outputs, .. } = shape;
     let accumulate = plus.bias.is_some() || plus.residual.is_some();
     let (x, weight) = (View::rows(x, inputs), View::rows(weight, inputs).transposed());
-    tiled(y, [rows, outputs, inputs], x, weight, accumulate, |r, c, y| {
+    tiled(y, runs, [outputs, inputs], [x, weight], accumulate, |r, c, y| {
         for row in r.filter(|_| accumulate) {
             // SAFETY: a row of this task's tile.
             let y = unsafe { y.part(row * outputs + c.start..row * outputs + c.end) };
@@ -150,13 +183,7 @@ pub fn forward(y: &mut [f32], x: &[f32], weight: &[f32], plus: Plus<[f32]>, shap
 }
 
 /// Columns `c` of bias + residual in one row.
-fn start_row(
-    y: &mut [f32],
-    row: usize,
-    c: std::ops::Range<usize>,
-    plus: Plus<[f32]>,
-    outputs: usize,
-) {
+fn start_row(y: &mut [f32], row: usize, c: Range<usize>, plus: Plus<[f32]>, outputs: usize) {
     match plus.residual {
         Some(residual) => {
             y.copy_from_slice(&residual[row * outputs + c.start..row * outputs + c.end])
@@ -176,9 +203,22 @@ pub fn backward_input(
     shape: LinearShape,
     accumulate: bool,
 ) {
-    let LinearShape { rows, inputs, outputs } = shape;
-    let (dy, weight) = (View::rows(dy, outputs), View::rows(weight, inputs));
-    tiled(dx, [rows, inputs, outputs], dy, weight, accumulate, |_, _, _| {});
+    let all = 0..shape.rows;
+    backward_input_of_runs(dx, dy, weight, shape, accumulate, std::slice::from_ref(&all));
+}
+
+/// The same, the rows of each run as it has them alone.
+pub fn backward_input_of_runs(
+    dx: &mut [f32],
+    dy: &[f32],
+    weight: &[f32],
+    shape: LinearShape,
+    accumulate: bool,
+    runs: &[Range<usize>],
+) {
+    let LinearShape { inputs, outputs, .. } = shape;
+    let operands = [View::rows(dy, outputs), View::rows(weight, inputs)];
+    tiled(dx, runs, [inputs, outputs], operands, accumulate, |_, _, _| {});
 }
 
 /// dw += dyᵀ · x; dbias += column sums of dy.
@@ -189,9 +229,11 @@ pub fn backward_weight(
     x: &[f32],
     shape: LinearShape,
 ) {
-    let LinearShape { rows, inputs, outputs } = shape;
-    let (dy_t, x) = (View::rows(dy, outputs).transposed(), View::rows(x, inputs));
-    tiled(dweight, [outputs, inputs, rows], dy_t, x, true, |_, _, _| {});
+    let LinearShape { rows, inputs, outputs, .. } = shape;
+    let operands = [View::rows(dy, outputs).transposed(), View::rows(x, inputs)];
+    let all = 0..outputs;
+    let all = std::slice::from_ref(&all);
+    tiled(dweight, all, [inputs, rows], operands, true, |_, _, _| {});
     if let Some(dbias) = dbias {
         for row in dy[..rows * outputs].chunks_exact(outputs) {
             simd::add(&mut dbias[..outputs], row);
@@ -211,7 +253,7 @@ type Sums = [[f32; STRIP]; ROWS];
 /// sum: a row's result does not depend on what other rows there are. A strip of the weights stays
 /// in cache for all rows.
 pub fn rows(y: &mut [f32], x: &[f32], weight: &[f32], plus: Plus<[f32]>, shape: LinearShape) {
-    let LinearShape { rows, inputs, outputs } = shape;
+    let LinearShape { rows, inputs, outputs, .. } = shape;
     let memory = Shared::new(&mut y[..rows * outputs]);
     let strip = ((128 << 10) / inputs).clamp(24, STRIP) / 24 * 24;
     // Few rows wait for memory: a weight costs as much as some multiplications.
@@ -396,7 +438,7 @@ pub mod reference {
         plus: Plus<[f32]>,
         shape: LinearShape,
     ) {
-        let LinearShape { rows, inputs, outputs } = shape;
+        let LinearShape { rows, inputs, outputs, .. } = shape;
         for n in 0..rows {
             for o in 0..outputs {
                 let mut sum = plus.bias.map_or(0.0, |b| b[o])
@@ -417,7 +459,7 @@ pub mod reference {
         shape: LinearShape,
         accumulate: bool,
     ) {
-        let LinearShape { rows, inputs, outputs } = shape;
+        let LinearShape { rows, inputs, outputs, .. } = shape;
         for n in 0..rows {
             for i in 0..inputs {
                 let sum: f32 =
@@ -435,7 +477,7 @@ pub mod reference {
         x: &[f32],
         shape: LinearShape,
     ) {
-        let LinearShape { rows, inputs, outputs } = shape;
+        let LinearShape { rows, inputs, outputs, .. } = shape;
         for n in 0..rows {
             for o in 0..outputs {
                 for i in 0..inputs {
@@ -458,13 +500,13 @@ mod tests {
         [(1, 1, 1), (3, 5, 7), (17, 33, 9), (64, 16, 80), (130, 70, 300), (300, 40, 5)];
 
     fn shape((rows, inputs, outputs): (usize, usize, usize)) -> LinearShape {
-        LinearShape { rows, inputs, outputs }
+        LinearShape::new(rows, inputs, outputs)
     }
 
     #[test]
     fn forward_agrees_with_the_reference_with_and_without_bias_and_residual() {
         for s in SHAPES {
-            let LinearShape { rows, inputs, outputs } = shape(s);
+            let LinearShape { rows, inputs, outputs, .. } = shape(s);
             let (x, w) = (random(1, rows * inputs), random(2, inputs * outputs));
             let (b, r) = (random(3, outputs), random(4, rows * outputs));
             for (bias, residual) in [
@@ -488,7 +530,7 @@ mod tests {
     #[test]
     fn backward_agrees_with_the_reference_and_accumulates() {
         for s in SHAPES {
-            let LinearShape { rows, inputs, outputs } = shape(s);
+            let LinearShape { rows, inputs, outputs, .. } = shape(s);
             let (x, w, dy) =
                 (random(1, rows * inputs), random(2, inputs * outputs), random(3, rows * outputs));
             for (start, accumulate) in
@@ -540,13 +582,40 @@ mod tests {
     }
 
     #[test]
+    fn runs_end_to_end_get_the_bits_that_each_gets_alone() {
+        // One row, few rows, rows that are no whole tile, more than one tile; the depths are cut
+        // differently for small and for large products.
+        let runs = [0..1, 1..8, 8..108, 108..508, 508..538];
+        for (inputs, outputs) in [(48, 5), (700, 130), (37, 600)] {
+            let s = LinearShape::new(538, inputs, outputs);
+            let (x, w) = (random(1, s.rows * inputs), random(2, inputs * outputs));
+            let (dy, bias) = (random(3, s.rows * outputs), random(4, outputs));
+            let plus = Plus { bias: Some(&bias[..]), residual: Some(&dy[..]) };
+            let (mut y, mut dx) = (vec![0.0; s.rows * outputs], x.clone());
+            forward_of_runs(&mut y, &x, &w, plus, s, &runs);
+            backward_input_of_runs(&mut dx, &dy, &w, s, true, &runs);
+            for run in &runs {
+                let alone = LinearShape::new(run.len(), inputs, outputs);
+                let (ins, outs) =
+                    (run.start * inputs..run.end * inputs, run.start * outputs..run.end * outputs);
+                let plus = Plus { residual: Some(&dy[outs.clone()]), ..plus };
+                let (mut own_y, mut own_dx) = (vec![0.0; outs.len()], x[ins.clone()].to_vec());
+                forward(&mut own_y, &x[ins.clone()], &w, plus, alone);
+                backward_input(&mut own_dx, &dy[outs.clone()], &w, alone, true);
+                assert_eq!(bits(&own_y), bits(&y[outs]), "{run:?}");
+                assert_eq!(bits(&own_dx), bits(&dx[ins]), "{run:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_row_of_a_decoding_product_does_not_depend_on_the_others() {
         for (inputs, outputs) in [(128, 200), (37, 130)] {
             let (x, w) = (random(1, 17 * inputs), random(2, inputs * outputs));
             let run = |first: usize, rows: usize| {
                 let mut y = vec![0.0; rows * outputs];
                 let x = &x[first * inputs..(first + rows) * inputs];
-                super::rows(&mut y, x, &w, Plus::NOTHING, LinearShape { rows, inputs, outputs });
+                super::rows(&mut y, x, &w, Plus::NOTHING, LinearShape::new(rows, inputs, outputs));
                 bits(&y)
             };
             let all = run(0, 17);

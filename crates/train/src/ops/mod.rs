@@ -36,12 +36,40 @@ pub use stored::{Stored, StoredKind};
 /// Rows, inputs and outputs of a linear map y `[rows, outputs]` = x `[rows, inputs]` · wᵀ.
 #[derive(Debug, Clone, Copy)]
 pub struct LinearShape {
+    /// The row at which x, y, a residual and their gradients begin.
+    pub first: usize,
     /// N.
     pub rows: usize,
     /// Width of x.
     pub inputs: usize,
     /// Width of y.
     pub outputs: usize,
+}
+
+impl LinearShape {
+    /// From the first row on.
+    #[must_use]
+    pub fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+        Self { first: 0, rows, inputs, outputs }
+    }
+
+    /// The same map of these rows alone, counted from its own first.
+    #[must_use]
+    pub fn part(self, rows: &Range<usize>) -> Self {
+        Self { first: self.first + rows.start, rows: rows.len(), ..self }
+    }
+
+    /// Where x begins.
+    #[must_use]
+    pub fn x(self) -> usize {
+        self.first * self.inputs
+    }
+
+    /// Where y begins.
+    #[must_use]
+    pub fn y(self) -> usize {
+        self.first * self.outputs
+    }
 }
 
 /// Which norm it is.
@@ -230,7 +258,7 @@ impl LinearGluShape {
     #[must_use]
     pub fn linear(self) -> LinearShape {
         let GluShape { rows, width, .. } = self.glu;
-        LinearShape { rows, inputs: self.inputs, outputs: 2 * width }
+        LinearShape::new(rows, self.inputs, 2 * width)
     }
 }
 
@@ -251,7 +279,7 @@ impl LogitRule {
 /// The head and its loss.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadShape {
-    /// Rows that count, C and V.
+    /// Rows that count, C and V; losses and targets begin at its first row, too.
     pub linear: LinearShape,
     /// How products become logits.
     pub logits: LogitRule,
@@ -393,6 +421,35 @@ pub trait Backend {
         x: &Self::Tensor,
         shape: LinearShape,
     );
+    /// [`Backend::linear`] for several runs whose rows stand end to end, `runs` of `shape`'s rows: the
+    /// rows of each get the bits that they get alone.
+    fn linear_of_runs(
+        &self,
+        y: &mut Self::Tensor,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        plus: Plus<'_, Self::Tensor>,
+        shape: LinearShape,
+        runs: &[Range<usize>],
+    ) {
+        for rows in runs {
+            self.linear(y, x, weight, plus, shape.part(rows));
+        }
+    }
+    /// [`Backend::linear_backward_input`] in the same way.
+    fn linear_backward_input_of_runs(
+        &self,
+        dx: &mut Self::Tensor,
+        dy: &Self::Tensor,
+        weight: &Self::Tensor,
+        shape: LinearShape,
+        accumulate: bool,
+        runs: &[Range<usize>],
+    ) {
+        for rows in runs {
+            self.linear_backward_input(dx, dy, weight, shape.part(rows), accumulate);
+        }
+    }
     /// [`Backend::linear`] for the few rows of a decoding step: each row's result is the same, bit
     /// for bit, whatever the other rows are and however many.
     fn linear_rows(
@@ -580,8 +637,9 @@ impl<T: ?Sized> Plus<'_, T> {
 }
 
 impl<'a> Plus<'a, Vec<f32>> {
-    fn slices(self) -> Plus<'a, [f32]> {
-        Plus { bias: self.bias.map(|b| &b[..]), residual: self.residual.map(|r| &r[..]) }
+    /// As slices, the residual's from its first row on.
+    fn slices(self, shape: LinearShape) -> Plus<'a, [f32]> {
+        Plus { bias: self.bias.map(|b| &b[..]), residual: self.residual.map(|r| &r[shape.y()..]) }
     }
 }
 
@@ -608,8 +666,10 @@ pub struct SavedAttention<'a, T: ?Sized> {
 }
 
 impl<'a> HeadGradient<'a, Vec<f32>> {
-    fn slices(self) -> HeadGradient<'a, [f32]> {
-        HeadGradient { scale: self.scale, hidden: self.hidden, head: self.head.map(|h| &mut h[..]) }
+    /// As slices, that of the rows from the first one on.
+    fn slices(self, shape: LinearShape) -> HeadGradient<'a, [f32]> {
+        let Self { scale, hidden, head } = self;
+        HeadGradient { scale, hidden: &mut hidden[shape.x()..], head: head.map(|h| &mut h[..]) }
     }
 }
 

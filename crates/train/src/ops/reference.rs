@@ -60,7 +60,13 @@ impl Backend for Reference {
         plus: Plus<Vec<f32>>,
         shape: LinearShape,
     ) {
-        matmul::reference::forward(y, x, weight, plus.slices(), shape);
+        matmul::reference::forward(
+            &mut y[shape.y()..],
+            &x[shape.x()..],
+            weight,
+            plus.slices(shape),
+            shape,
+        );
     }
     fn linear_backward_input(
         &self,
@@ -70,6 +76,7 @@ impl Backend for Reference {
         shape: LinearShape,
         accumulate: bool,
     ) {
+        let (dx, dy) = (&mut dx[shape.x()..], &dy[shape.y()..]);
         matmul::reference::backward_input(dx, dy, weight, shape, accumulate);
     }
     fn linear_backward_weight(
@@ -80,6 +87,7 @@ impl Backend for Reference {
         x: &Vec<f32>,
         shape: LinearShape,
     ) {
+        let (dy, x) = (&dy[shape.y()..], &x[shape.x()..]);
         matmul::reference::backward_weight(dweight, dbias.map(|d| &mut d[..]), dy, x, shape);
     }
     fn linear_rows(
@@ -90,7 +98,13 @@ impl Backend for Reference {
         plus: Plus<Vec<f32>>,
         shape: LinearShape,
     ) {
-        matmul::reference::forward(y, x, weight, plus.slices(), shape);
+        matmul::reference::forward(
+            &mut y[shape.y()..],
+            &x[shape.x()..],
+            weight,
+            plus.slices(shape),
+            shape,
+        );
     }
 
     fn norm(
@@ -212,12 +226,15 @@ impl Backend for Reference {
         gradient: Option<HeadGradient<Vec<f32>>>,
         shape: HeadShape,
     ) {
+        let linear = shape.linear;
+        let gradient = gradient.map(|gradient| gradient.slices(linear));
+        let (losses, targets) = (&mut losses[linear.first..], &targets[linear.first..]);
         cross_entropy::reference::head_loss(
             losses,
-            hidden,
+            &hidden[linear.x()..],
             head,
             targets,
-            gradient.map(HeadGradient::slices),
+            gradient,
             shape,
         );
     }

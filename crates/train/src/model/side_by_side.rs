@@ -1,0 +1,210 @@
+//! Training side by side: runs that train adapters beside the same frozen weights, each in a thread of
+//! its own, meet at every pass. Once all that are seated have brought a batch, the last to come does
+//! the pass for them all, their rows laid end to end, and each goes on with its own losses and
+//! gradients: its optimiser, its validation, its checkpoints. No run's result depends on the others.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::adapter::{Adapter, Trained};
+use super::passes::{Ground, Memory, Run};
+use super::projection::Into;
+use super::{Attached, Batch, Decoder};
+use crate::batches::MICRO_BATCH_TOKENS;
+use crate::ops::Backend;
+
+/// Where runs over one base meet.
+pub struct Meeting<B: Backend> {
+    /// The weights that all of them stand beside, once the first has read them.
+    base: Mutex<Option<Decoder<B>>>,
+    table: Mutex<Table<B::Tensor>>,
+    changed: Condvar,
+}
+
+struct Table<T> {
+    /// Number of the next seat.
+    next: u64,
+    /// Runs that will bring batches.
+    seated: usize,
+    /// What was brought and what came of it, by seat.
+    brought: BTreeMap<u64, Brought<T>>,
+    done: BTreeMap<u64, Done<T>>,
+    /// Whether a pass is being done.
+    busy: bool,
+    memory: Memory<T>,
+}
+
+/// A run's batch, with what it lends for the time of the pass.
+struct Brought<T> {
+    batch: Batch,
+    adapter: Attached<T>,
+    into: Option<(f32, Trained<T>)>,
+}
+
+/// The same after the pass; nothing comes back where the pass broke off.
+struct Done<T> {
+    lent: Option<Brought<T>>,
+    losses: Result<Vec<f32>, String>,
+}
+
+/// A run's place at a meeting, until it is dropped.
+pub struct Seat<B: Backend> {
+    meeting: Arc<Meeting<B>>,
+    number: u64,
+}
+
+impl<B: Backend> Default for Meeting<B> {
+    fn default() -> Self {
+        let (brought, done) = (BTreeMap::new(), BTreeMap::new());
+        let table =
+            Table { next: 0, seated: 0, brought, done, busy: false, memory: Memory::default() };
+        Self { base: Mutex::default(), table: Mutex::new(table), changed: Condvar::new() }
+    }
+}
+
+impl<B: Backend + Clone> Meeting<B> {
+    /// A model of the meeting's weights, which `load` reads for the first run that asks, to train an
+    /// adapter beside; it has a seat.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub fn join(self: &Arc<Self>, load: impl FnOnce() -> Result<Decoder<B>>) -> Result<Decoder<B>> {
+        // Held while the weights are read, so that runs that start together read them once.
+        let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        let base = match &mut *base {
+            Some(base) => base,
+            empty => empty.insert(load()?),
+        };
+        let mut model = base.share();
+        let mut table = self.table();
+        table.seated += 1;
+        table.next += 1;
+        model.seat = Some(Seat { meeting: Arc::clone(self), number: table.next });
+        Ok(model)
+    }
+}
+
+impl<B: Backend> Meeting<B> {
+    fn table(&self) -> MutexGuard<'_, Table<B::Tensor>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Backend> Drop for Seat<B> {
+    fn drop(&mut self) {
+        self.meeting.table().seated -= 1;
+        // The others may have been waiting for this run alone.
+        self.meeting.changed.notify_all();
+    }
+}
+
+impl<B: Backend> Seat<B> {
+    /// Brings a checked batch and waits for its losses; the adapter and the gradients are lent.
+    pub(super) fn pass(
+        &self,
+        ground: &mut Ground<'_, B>,
+        batch: &Batch,
+        adapter: &mut Option<Attached<B::Tensor>>,
+        mut into: Option<Into<'_, B::Tensor>>,
+    ) -> Result<Vec<f32>> {
+        let lent = into.as_mut().map(|(scale, gradients)| {
+            let empty = Trained::Adapter(Adapter { layers: Vec::new() });
+            (*scale, std::mem::replace(*gradients, empty))
+        });
+        let adapter_lent = adapter.take().context("a run without an adapter trains alone")?;
+        let brought = Brought { batch: batch.clone(), adapter: adapter_lent, into: lent };
+        let Done { lent, losses } = self.wait(ground, brought);
+        if let Some(Brought { adapter: back, into: gradients, .. }) = lent {
+            *adapter = Some(back);
+            if let (Some((_, into)), Some((_, back))) = (into, gradients) {
+                *into = back;
+            }
+        }
+        losses.map_err(|fault| anyhow!(fault))
+    }
+
+    fn wait(&self, ground: &mut Ground<'_, B>, brought: Brought<B::Tensor>) -> Done<B::Tensor> {
+        let mut table = self.meeting.table();
+        table.brought.insert(self.number, brought);
+        loop {
+            if let Some(done) = table.done.remove(&self.number) {
+                return done;
+            }
+            if table.busy || table.brought.len() < table.seated {
+                table = self.meeting.changed.wait(table).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            table.busy = true;
+            let all = std::mem::take(&mut table.brought);
+            let mut memory = std::mem::take(&mut table.memory);
+            drop(table);
+            let done = pass_all(ground, &mut memory, all);
+            table = self.meeting.table();
+            (table.busy, table.memory) = (false, memory);
+            table.done.extend(done);
+            self.meeting.changed.notify_all();
+        }
+    }
+}
+
+/// Does the passes that all have come for: those that train, then those that validate, as many at once
+/// as make the rows of one run's micro-batch, so that several need no more memory than one.
+fn pass_all<B: Backend>(
+    ground: &mut Ground<'_, B>,
+    memory: &mut Memory<B::Tensor>,
+    all: BTreeMap<u64, Brought<B::Tensor>>,
+) -> Vec<(u64, Done<B::Tensor>)> {
+    let mut done = Vec::new();
+    let (train, validate): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, b)| b.into.is_some());
+    for kind in [train, validate] {
+        let mut together: Vec<(u64, Brought<B::Tensor>)> = Vec::new();
+        let mut rows = 0;
+        for (number, brought) in kind {
+            let more = brought.batch.tokens.len();
+            if rows + more > MICRO_BATCH_TOKENS && !together.is_empty() {
+                done.extend(pass_some(ground, memory, std::mem::take(&mut together)));
+                rows = 0;
+            }
+            rows += more;
+            together.push((number, brought));
+        }
+        if !together.is_empty() {
+            done.extend(pass_some(ground, memory, together));
+        }
+    }
+    done
+}
+
+fn pass_some<B: Backend>(
+    ground: &mut Ground<'_, B>,
+    memory: &mut Memory<B::Tensor>,
+    mut some: Vec<(u64, Brought<B::Tensor>)>,
+) -> Vec<(u64, Done<B::Tensor>)> {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let runs = some.iter_mut().map(|(_, Brought { batch, adapter, into })| Run {
+            batch,
+            adapter: Some(adapter),
+            into: into.as_mut().map(|(scale, gradients)| (*scale, gradients)),
+        });
+        ground.pass(memory, runs.collect(), None)
+    }));
+    match result {
+        Ok(Ok(losses)) => some
+            .into_iter()
+            .zip(losses)
+            .map(|((number, lent), losses)| (number, Done { lent: Some(lent), losses: Ok(losses) }))
+            .collect(),
+        fault => {
+            let fault = match fault {
+                Ok(Err(error)) => format!("{error:#}"),
+                _ => "a pass shared by several runs ended in a panic; the message is above".into(),
+            };
+            let done =
+                |(number, lent)| (number, Done { lent: Some(lent), losses: Err(fault.clone()) });
+            some.into_iter().map(done).collect()
+        }
+    }
+}
