@@ -453,6 +453,8 @@ fn loss_and_its_gradients_agree_with_the_reference() {
             (140, 136, LogitRule::PLAIN),
             (33, 136, LogitRule { scale: 0.5, softcap: Some(4.0) }),
             (7, 101, LogitRule::PLAIN),
+            (3, 2601, LogitRule::PLAIN),
+            (3, 4160, LogitRule { scale: 2.0, softcap: None }),
         ] {
             let (c, scale) = (40, 0.25);
             let linear = LinearShape::new(rows, c, vocabulary);
