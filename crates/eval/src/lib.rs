@@ -10,6 +10,7 @@
 
 mod input;
 pub mod judge;
+mod means_table;
 pub mod metric;
 mod prompt;
 mod score;

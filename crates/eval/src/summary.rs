@@ -3,12 +3,13 @@
 //!
 //! Answers without a value (no reference, language not verifiable) are not in the mean; they are counted beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
-use artifact::text::{TextTable, count};
+use artifact::text::count;
 use serde::Serialize;
 
+use crate::means_table::MeansTable;
 use crate::metric::{Counts, Metric, fidelity};
 use crate::score::{Ids, Score};
 
@@ -153,32 +154,21 @@ impl Serialize for Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let langs: BTreeSet<&str> =
-            self.cells.values().flat_map(BTreeMap::keys).map(String::as_str).collect();
-        let header: Vec<&str> = ["task", "metric"]
-            .into_iter()
-            .chain(langs.iter().copied())
-            .chain(["answers", "no value"])
-            .collect();
-        let mut table = TextTable::new(&header);
-        table.right(&(2..header.len()).collect::<Vec<_>>());
+        let mut table = MeansTable::new(self.cells.values().flat_map(BTreeMap::keys));
         for ((task, metric), cells) in &self.cells {
-            let total = |pick: fn(&Cell) -> u64| count(cells.values().map(pick).sum());
-            let mut add = |name: String, score: &dyn Fn(&str, &Cell) -> Option<f64>| {
-                let score = |lang: &&str| cells.get(*lang).and_then(|cell| score(lang, cell));
-                let scores = langs.iter().map(score);
-                let mut row = vec![task.clone(), name];
-                row.extend(scores.map(|s| s.map_or("–".to_owned(), |s| format!("{s:.3}"))));
-                row.extend([total(|cell| cell.scored), total(|cell| cell.unscored)]);
-                table.row(row);
+            let total = |pick: fn(&Cell) -> u64| cells.values().map(pick).sum();
+            let answers = [total(|cell| cell.scored), total(|cell| cell.unscored)];
+            let mut add = |name: &str, score: &dyn Fn(&str, &Cell) -> Option<f64>| {
+                let score = |lang: &str| cells.get(lang).and_then(|cell| score(lang, cell));
+                table.row([task, name], score, answers);
             };
-            add(metric.name().to_owned(), &|_, cell| cell.mean());
+            add(metric.name(), &|_, cell| cell.mean());
             if cells.values().any(|cell| cell.counts.is_some()) {
-                add(format!("{}, corpus", metric.name()), &|_, cell| cell.corpus());
+                add(&format!("{}, corpus", metric.name()), &|_, cell| cell.corpus());
             }
             let combined = |lang: &str, _: &Cell| self.combined(task, *metric, lang);
             if cells.iter().any(|(lang, cell)| combined(lang, cell).is_some()) {
-                add("line and word pass (LCPR)".to_owned(), &combined);
+                add("line and word pass (LCPR)", &combined);
             }
         }
         write!(f, "{table}")

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use artifact::text::{TextTable, count, shorten};
+use artifact::text::{count, shorten};
 use serde::Serialize;
 
 use super::Price;
 use super::cache::Reply;
+use crate::means_table::MeansTable;
 
 /// Reasons that are kept apart; more are counted together.
 const REASONS: usize = 50;
@@ -124,25 +125,12 @@ impl Summary {
         (cell.scored > 0).then(|| cell.sum / cell.scored as f64)
     }
 
-    fn table(&self) -> TextTable {
-        let langs: BTreeSet<&str> =
-            self.cells.values().flat_map(BTreeMap::keys).map(String::as_str).collect();
-        let header: Vec<&str> = ["task", "metric"]
-            .into_iter()
-            .chain(langs.iter().copied())
-            .chain(["answers", "no value"])
-            .collect();
-        let mut table = TextTable::new(&header);
-        table.right(&(2..header.len()).collect::<Vec<_>>());
+    fn table(&self) -> MeansTable<'_> {
+        let mut table = MeansTable::new(self.cells.values().flat_map(BTreeMap::keys));
         for ((task, metric), cells) in &self.cells {
-            let mean = |lang: &&str| {
-                self.mean(task, metric, lang).map_or("–".to_owned(), |mean| format!("{mean:.3}"))
-            };
-            let total = |pick: fn(&Cell) -> u64| count(cells.values().map(pick).sum());
-            let mut row = vec![task.clone(), metric.clone()];
-            row.extend(langs.iter().map(mean));
-            row.extend([total(|cell| cell.scored), total(|cell| cell.unscored)]);
-            table.row(row);
+            let total = |pick: fn(&Cell) -> u64| cells.values().map(pick).sum();
+            let answers = [total(|cell| cell.scored), total(|cell| cell.unscored)];
+            table.row([task, metric], |lang| self.mean(task, metric, lang), answers);
         }
         table
     }
