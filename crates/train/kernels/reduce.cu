@@ -1,5 +1,6 @@
 // Sums in a fixed order: columns of parts, squares for the global norm.
 #include "block.cuh"
+#include "tensors.cuh"
 
 /// out [columns] += parts[0] + parts[1] + … of [parts, columns]; one thread a column.
 KERNEL(reduce_columns, f32* out, const f32* parts, i32 count, i64 columns) {
@@ -40,21 +41,45 @@ KERNEL(column_sums, f32* parts, const bf16* x, i32 rows, i32 columns) {
 /// Values that one block of `square_sums` takes.
 constexpr i32 SQUARES = 1 << 16;
 
-/// parts [blocks] of the sum of squares of x [count].
-KERNEL(square_sums, double* parts, const f32* x, i64 count) {
+struct SquaresTensor {
+    const f32* x;
+    i64 count;
+    u32 block;             // of the first of its blocks
+    u32 end;               // the block after its last
+};
+
+/// parts [blocks] of the sums of squares of many tensors.
+KERNEL(square_sums, double* parts, const SquaresTensor* tensors, i32 count) {
     __shared__ f32 shared[64];
-    i64 first = i64(blockIdx.x) * SQUARES;
+    const SquaresTensor p = tensor_of_block(tensors, count);
+    i64 first = i64(blockIdx.x - p.block) * SQUARES;
+    i64 end = first + SQUARES < p.count ? first + SQUARES : p.count;
     f32 sum = 0.0f;
-    for (i64 i = first + threadIdx.x; i < first + SQUARES && i < count; i += blockDim.x) sum += x[i] * x[i];
+    for (i64 at = first + threadIdx.x * 4; at < end; at += blockDim.x * 4) {
+        if (at + 4 <= end) {
+            Wide wide = *reinterpret_cast<const Wide*>(p.x + at);
+#pragma unroll
+            for (i32 i = 0; i < 4; ++i) sum += bits_to_f32(wide.x[i]) * bits_to_f32(wide.x[i]);
+        } else {
+            for (; at < end; ++at) sum += p.x[at] * p.x[at];
+        }
+    }
     sum = block_sum(Two{sum, 0.0f}, shared).a;
     if (threadIdx.x == 0) parts[blockIdx.x] = double(sum);
 }
 
-/// out[0] = parts[0] + parts[1] + …, by one thread, in order.
-KERNEL(sum_parts, double* out, const double* parts, i64 count) {
+/// out[i] = the parts of tensor i; a block each. Thread t adds every 128th from t on, the first thread
+/// their sums, in order.
+KERNEL(sum_parts, double* out, const double* parts, const SquaresTensor* tensors) {
+    __shared__ double sums[128];
+    const SquaresTensor& p = tensors[blockIdx.x];
     double sum = 0.0;
-    for (i64 i = 0; i < count; ++i) sum += parts[i];
-    out[0] = sum;
+    for (u32 i = p.block + threadIdx.x; i < p.end; i += blockDim.x) sum += parts[i];
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (u32 i = 1; i < blockDim.x; ++i) sum += sums[i];
+    out[blockIdx.x] = sum;
 }
 
 /// x [count] = value, or x times value.

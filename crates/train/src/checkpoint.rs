@@ -17,7 +17,11 @@ use artifact::{
     error::user,
     store::{sync_below, sync_folder},
 };
-use safetensors::{SafeTensors, tensor::View};
+use half::bf16;
+use safetensors::{
+    SafeTensors,
+    tensor::{TensorView, View},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,7 +33,7 @@ use crate::{
     metrics::{self, Row},
     model::{Decoder, Dtype},
     ops::Backend,
-    optimizer::{AdamW, Moment},
+    optimizer::{AdamW, Moment, Named, Saved},
 };
 
 /// What a run is made of; a checkpoint serves only the run it is from.
@@ -59,7 +63,7 @@ pub struct Checkpoint {
     pub folder: PathBuf,
     /// Metrics so far.
     pub metrics: Vec<Row>,
-    moments: Vec<(String, Vec<f32>)>,
+    moments: Vec<Named<'static>>,
 }
 
 impl Checkpoint {
@@ -123,8 +127,8 @@ impl Checkpoints {
         let elsewhere = |_| bail!("a moment that no rank has");
         let (step, moments) = now.optimizer.state(now.model.backend(), elsewhere)?;
         self.whole(&format!("step-{step}"), |folder| {
-            now.model.save(folder, Dtype::F32)?;
-            write_floats(&folder.join(MOMENTS), &moments)?;
+            now.model.save(folder, now.model.exact_dtype())?;
+            write_states(&folder.join(MOMENTS), &moments)?;
             metrics::write(now.rows, &folder.join(METRICS))?;
             let state = State { step, identity: now.identity.clone() };
             fs::write(folder.join(STATE), serde_json::to_vec_pretty(&state)?)?;
@@ -184,7 +188,7 @@ impl Checkpoints {
         Ok(Some(Checkpoint {
             step: state.step,
             metrics: metrics::read(&folder.join(METRICS))?,
-            moments: read_floats(&folder.join(MOMENTS))?,
+            moments: read_states(&folder.join(MOMENTS))?,
             folder,
         }))
     }
@@ -269,12 +273,27 @@ fn differences(was: &Identity, is: &Identity) -> Vec<String> {
     found
 }
 
-/// A list of floats as safetensors takes it, turned to bytes one tensor at a time.
-struct Floats<'a>(&'a [f32], [usize; 1]);
+/// A part of the optimiser's state as safetensors takes it, turned to bytes one tensor at a time.
+struct Stored<'a>(&'a Saved<'a>, [usize; 1]);
 
-impl View for Floats<'_> {
+impl<'a> Stored<'a> {
+    fn new(values: &'a Saved<'a>) -> Self {
+        let len = match values {
+            Saved::F32(values) => values.len(),
+            Saved::Bf16(values) => values.len(),
+            Saved::Bytes(values) => values.len(),
+        };
+        Self(values, [len])
+    }
+}
+
+impl View for Stored<'_> {
     fn dtype(&self) -> safetensors::Dtype {
-        safetensors::Dtype::F32
+        match self.0 {
+            Saved::F32(_) => safetensors::Dtype::F32,
+            Saved::Bf16(_) => safetensors::Dtype::BF16,
+            Saved::Bytes(_) => safetensors::Dtype::U8,
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -282,30 +301,54 @@ impl View for Floats<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.0.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+        match self.0 {
+            Saved::F32(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Saved::Bf16(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Saved::Bytes(values) => Cow::Borrowed(&values[..]),
+        }
     }
 
     fn data_len(&self) -> usize {
-        self.0.len() * 4
+        let size = match self.0 {
+            Saved::F32(_) => 4,
+            Saved::Bf16(_) => 2,
+            Saved::Bytes(_) => 1,
+        };
+        self.1[0] * size
     }
 }
 
-fn write_floats(path: &Path, tensors: &[(String, Cow<[f32]>)]) -> Result<()> {
-    let views = tensors.iter().map(|(name, values)| (name, Floats(values, [values.len()])));
+fn write_states(path: &Path, states: &[Named<'_>]) -> Result<()> {
+    let views = states.iter().map(|(name, values)| (name, Stored::new(values)));
     safetensors::serialize_to_file(views, None, path)
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn read_floats(path: &Path) -> Result<Vec<(String, Vec<f32>)>> {
+fn read_states(path: &Path) -> Result<Vec<Named<'static>>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| {
         user(format!("{}: not a whole safetensors file: {error}", path.display()))
     })?;
-    let floats = |bytes: &[u8]| {
-        let (quads, _) = bytes.as_chunks::<4>();
-        quads.iter().map(|quad| f32::from_le_bytes(*quad)).collect()
+    let values = |name: &str, view: TensorView| {
+        let bytes = view.data();
+        Ok(match view.dtype() {
+            safetensors::Dtype::F32 => {
+                let four = bytes.as_chunks().0.iter();
+                Saved::F32(four.map(|bytes| f32::from_le_bytes(*bytes)).collect())
+            }
+            safetensors::Dtype::BF16 => {
+                let two = bytes.as_chunks().0.iter();
+                Saved::Bf16(two.map(|bytes| bf16::from_le_bytes(*bytes)).collect())
+            }
+            safetensors::Dtype::U8 => Saved::Bytes(Cow::Owned(bytes.to_vec())),
+            other => bail_user!(
+                "{}: {name} is of type {other:?}, which no optimiser's state has",
+                path.display()
+            ),
+        })
     };
-    Ok(tensors.tensors().into_iter().map(|(name, view)| (name, floats(view.data()))).collect())
+    let tensors = tensors.tensors().into_iter();
+    tensors.map(|(name, view)| values(&name, view).map(|values| (name, values))).collect()
 }
 
 #[cfg(test)]
@@ -333,17 +376,24 @@ mod tests {
     }
 
     #[test]
-    fn floats_come_back_bit_for_bit() {
+    fn states_come_back_bit_for_bit_in_their_own_form() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
-        let (one, two) = ([1.5f32, -0.0, f32::MIN_POSITIVE / 3.0], [f32::MAX]);
-        let (b, a) = (Cow::Borrowed(&one[..]), Cow::Borrowed(&two[..]));
-        write_floats(&path, &[("b".into(), b), ("a".into(), a)]).unwrap();
-        let mut back = read_floats(&path).unwrap();
+        let floats = vec![1.5f32, -0.0, f32::MIN_POSITIVE / 3.0, f32::MAX];
+        let halves = vec![bf16::from_bits(0x8000), bf16::from_bits(1), bf16::MAX];
+        let states = vec![
+            ("a".to_owned(), Saved::F32(Cow::Owned(floats.clone()))),
+            ("b".to_owned(), Saved::Bf16(Cow::Owned(halves.clone()))),
+            ("c".to_owned(), Saved::Bytes(Cow::Owned(vec![0, 255, 7]))),
+        ];
+        write_states(&path, &states).unwrap();
+        let mut back = read_states(&path).unwrap();
         back.sort_by(|a, b| a.0.cmp(&b.0));
-        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert_eq!((back[0].0.as_str(), bits(&back[0].1)), ("a", bits(&two)));
-        assert_eq!((back[1].0.as_str(), bits(&back[1].1)), ("b", bits(&one)));
+        assert_eq!(back, states);
+        let Saved::F32(found) = &back[0].1 else { panic!("{:?}", back[0]) };
+        assert_eq!(found[1].to_bits(), floats[1].to_bits(), "the sign of zero stays");
+        let Saved::Bf16(found) = &back[1].1 else { panic!("{:?}", back[1]) };
+        assert_eq!(found[0].to_bits(), halves[0].to_bits());
     }
 
     #[test]

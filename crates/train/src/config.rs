@@ -15,6 +15,8 @@ use crate::{
     device::Device,
     lora::{self, LoraConfig},
     model::{Dtype, ModelConfig, adapter::Lora},
+    ops::{Form, Kind},
+    optimizer::Policy,
     schedule::{Schedule, Warmup},
     tokenizer::Tokenizer,
 };
@@ -131,7 +133,18 @@ pub struct TrainConfig {
     pub keep: Option<usize>,
     /// Train a low-rank adapter beside the weights, not the weights themselves.
     pub lora: Option<LoraConfig>,
-    /// Element type of the saved model: "f32" (default) or "bf16".
+    /// Train an exact f32 copy of the weights, of which a card's products read bf16 (default true). false: weights
+    /// stand in bf16 alone, on every device, and each step rounds them up or down by chance, so that small steps are
+    /// not lost; 4 bytes a parameter less on a card.
+    pub master_weights: Option<bool>,
+    /// How AdamW's two moments stand: "f32" (default, 8 bytes a parameter), "bf16" (4, rounded by chance) or "int8"
+    /// (2, in blocks of 256 with a scale each).
+    pub optimizer_states: Option<Form>,
+    /// Keep the moments in the host's memory and stream them through the card's beside the computation (default
+    /// false). Does not change the result or its key; the processor has nothing to move.
+    pub optimizer_offload: Option<bool>,
+    /// Element type of the saved model: "f32" (default) or "bf16" (default where master_weights is false, and exact
+    /// then).
     pub dtype: Option<SavedDtype>,
     /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
     pub device: Option<Device>,
@@ -219,6 +232,15 @@ pub struct Recipe {
     /// The adapter that is trained in place of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
+    /// Whether the weights that are trained are exact, and not bf16 alone.
+    #[serde(skip_serializing_if = "is_true")]
+    pub master_weights: bool,
+    /// How the optimiser's moments stand.
+    #[serde(skip_serializing_if = "is_f32")]
+    pub optimizer_states: Form,
+    /// Whether they stand in the host's memory.
+    #[serde(skip)]
+    pub optimizer_offload: bool,
     /// Element type of the saved model.
     pub dtype: SavedDtype,
     /// Device.
@@ -251,6 +273,8 @@ impl TrainConfig {
         let save_every = self.save_every.unwrap_or(50);
         let lora = self.lora.as_ref().map(LoraConfig::resolve).transpose()?;
         let default_rate = if lora.is_some() { lora::LEARNING_RATE } else { pick(1e-5, 1e-3) };
+        let master_weights = self.master_weights.unwrap_or(true);
+        let default_dtype = if master_weights { SavedDtype::F32 } else { SavedDtype::Bf16 };
         let recipe = Recipe {
             objective: self.objective.unwrap_or(default_objective),
             batch_size: self.batch_size.unwrap_or(if pretrain { 16 } else { 64 }),
@@ -278,7 +302,10 @@ impl TrainConfig {
             save_every,
             kept: self.keep.map(|last| Kept { every: save_every, last }),
             lora,
-            dtype: self.dtype.unwrap_or_default(),
+            master_weights,
+            optimizer_states: self.optimizer_states.unwrap_or_default(),
+            optimizer_offload: self.optimizer_offload.unwrap_or(false),
+            dtype: self.dtype.unwrap_or(default_dtype),
             device: self.device.unwrap_or_default(),
             ranks: self.ranks.unwrap_or(1),
         };
@@ -287,7 +314,32 @@ impl TrainConfig {
     }
 }
 
+/// What is not written into keys and checkpoints, so that those of before it could be set stay good.
+fn is_true(value: &bool) -> bool {
+    *value
+}
+fn is_f32(form: &Form) -> bool {
+    *form == Form::F32
+}
+
 impl Recipe {
+    /// What the base model's weights are for.
+    #[must_use]
+    pub fn weights(&self) -> Kind {
+        match (&self.lora, self.master_weights) {
+            (Some(_), _) => Kind::Frozen,
+            (None, true) => Kind::Weight,
+            (None, false) => Kind::Narrow,
+        }
+    }
+
+    /// How the optimiser's states stand.
+    #[must_use]
+    pub fn states(&self) -> Policy {
+        let (states, offload) = (self.optimizer_states, self.optimizer_offload);
+        Policy { states, offload, seed: self.seed }
+    }
+
     fn check(&self) -> Result<()> {
         let warmup_ratio = if let Warmup::Ratio(ratio) = self.warmup { ratio } else { 0.0 };
         let (epochs, steps) = match self.length {
@@ -313,6 +365,11 @@ impl Recipe {
         if self.patience.is_some() && self.validate_every == 0 {
             bail_user!(
                 "train.patience is set, but validate_every is 0: nothing is validated before the end"
+            );
+        }
+        if self.lora.is_some() && !self.master_weights {
+            bail_user!(
+                "train.master_weights is false beside train.lora: an adapter is small and always trained exactly, and its base stands in bf16 alone on a card anyway; take master_weights out"
             );
         }
         if self.sequence_length < 2 {
@@ -529,6 +586,7 @@ mod tests {
             ("keep = 0", "keep"),
             ("ranks = 0", "ranks"),
             ("keep = 2\nsave_every = 0", "save_every"),
+            ("master_weights = false\n[lora]", "master_weights"),
         ] {
             let error = parse(text).unwrap().resolve().unwrap_err();
             assert!(is_user(&error) && error.to_string().contains(key), "{text}: {error}");
@@ -538,8 +596,11 @@ mod tests {
     #[test]
     fn what_does_not_change_the_result_is_not_in_the_recipes_json() {
         let base = parse("").unwrap().resolve().unwrap();
-        let moved =
-            parse("device = \"cpu\"\nsave_every = 7\nranks = 2").unwrap().resolve().unwrap();
+        let text = "device = \"cpu\"
+save_every = 7
+ranks = 2
+optimizer_offload = true";
+        let moved = parse(text).unwrap().resolve().unwrap();
         assert_eq!(json!(base), json!(moved));
         let kept = |text| json!(parse(text).unwrap().resolve().unwrap());
         assert_ne!(json!(base), kept("keep = 2"), "checkpoints that stay are part of the result");

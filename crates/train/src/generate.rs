@@ -30,7 +30,7 @@ use crate::{
     disk::explain_full_disk,
     encoder::Encoder,
     model::{Decoder, KvCache, Model, ModelConfig, peft},
-    ops::Backend,
+    ops::{Backend, Kind},
     sampling::Sampler,
 };
 
@@ -211,7 +211,7 @@ pub fn generate(
     generator.encode_prompts(examples, prompts)?;
     match config.device.open(ctx)? {
         Opened::Cpu => generator.answer(Model::load(model)?)?,
-        Opened::Cuda(cuda) => generator.answer(Decoder::load_on(cuda, model)?)?,
+        Opened::Cuda(cuda) => generator.answer(Decoder::load_as(cuda, Kind::Frozen, model)?)?,
     }
     generator.bar.finish();
     let mut summary = generator.sink.finish()?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     export::TOKENIZER_FILES,
     model::{Dtype, Model, peft},
-    ops::Cpu,
+    ops::{Cpu, Kind},
 };
 
 /// What was merged.
@@ -36,7 +36,7 @@ pub fn merge(adapter: &Path, base: Option<&Path>, dtype: Dtype, out: &Path) -> R
         Some(base) => base.to_owned(),
         None => peft::base_folder(adapter)?,
     };
-    let model = Model::load_merged(Cpu, &base, Some(adapter))?;
+    let model = Model::load_merged(Cpu, Kind::Frozen, &base, Some(adapter))?;
     model.save(out, dtype)?;
     let own = adapter.join("tokenizer.json").exists();
     let from = if own { adapter } else { &base };

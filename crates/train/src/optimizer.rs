@@ -1,17 +1,54 @@
 //! The optimiser: AdamW over what is trained of a model, with its moments and their way into and out
-//! of a checkpoint. The arithmetic of one tensor is in [`crate::ops::adamw`].
+//! of a checkpoint. The arithmetic of one tensor is in [`crate::ops::adamw`], the forms that moments
+//! stand in are in [`crate::ops::moments`].
+//!
+//! Bytes a parameter of full tuning on a card, while its gradient stands:
+//!
+//! | weights | states | weights | gradient | states | in all |
+//! |---|---|---|---|---|---|
+//! | with masters | f32 | 6 | 4 | 8 | 18 |
+//! | with masters | bf16 | 6 | 4 | 4 | 14 |
+//! | with masters | int8 | 6 | 4 | 2.03 | 12.03 |
+//! | bf16 alone | f32 | 2 | 4 | 8 | 14 |
+//! | bf16 alone | bf16 | 2 | 4 | 4 | 10 |
+//! | bf16 alone | int8 | 2 | 4 | 2.03 | 8.03 |
+//!
+//! Offloaded states count in the host's memory. Weights that stay (an adapter's base, a model that
+//! generates) take 2.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use crate::model::adapter::Trained;
-use crate::model::weights::{Piece, Spec};
+use crate::model::weights::{Part, Piece, Spec};
 use crate::model::{Decoder, Gradients};
-use crate::ops::{AdamWStep, Backend, Cpu, Kind};
+use crate::ops::moments::Values;
+use crate::ops::{AdamWStep, Backend, Cpu, Form, Kind, Moments, Update};
+
+/// How the optimiser's states stand. Whether weights have masters is the model's to say
+/// ([`Kind::Weight`] or [`Kind::Narrow`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The form of both moments.
+    pub states: Form,
+    /// Whether they stand in the host's memory and pass through the card's, which changes no result.
+    pub offload: bool,
+    /// What roundings are drawn by, beside step, tensor and element.
+    pub seed: u64,
+}
+
+impl Policy {
+    /// Bytes of the states of one tensor of so many values.
+    #[must_use]
+    pub fn bytes_of_states(self, elements: usize) -> usize {
+        self.states.bytes(elements)
+    }
+}
 
 /// AdamW with decoupled weight decay on matrices alone, not on norms and biases.
 pub struct AdamW<B: Backend = Cpu> {
@@ -23,13 +60,126 @@ pub struct AdamW<B: Backend = Cpu> {
     pub eps: f32,
     /// Share of the learning rate by which matrices shrink at each step, 0.
     pub weight_decay: f32,
-    /// Steps done.
+    policy: Policy,
+    /// Whether parameters stand in bf16 alone.
+    narrow: bool,
+    /// Steps begun.
     steps: u64,
-    /// First and second moments.
-    moments: [Trained<B::Tensor>; 2],
+    moments: Trained<B::Moments>,
     specs: Arc<Trained<Spec>>,
     /// Which tensors are this optimiser's; the others' moments are empty and they stay as they are.
     mine: Vec<bool>,
+}
+
+impl<B: Backend + Clone> AdamW<B> {
+    /// Moments at zero in f32 and the usual constants, which the caller may change before the first
+    /// step.
+    #[must_use]
+    pub fn new(model: &Decoder<B>) -> Self {
+        Self::with(model, Policy::default())
+    }
+
+    /// The same with states that stand as the policy says.
+    ///
+    /// # Panics
+    /// If the model was read to stay as it is ([`Kind::Frozen`]) and has no adapter.
+    #[must_use]
+    pub fn with(model: &Decoder<B>, policy: Policy) -> Self {
+        let all = vec![true; model.trained_specs().all().len()];
+        Self::of_part(model, policy, all)
+    }
+
+    /// The same for a part of the tensors, given as one flag for each in the order of their specs.
+    ///
+    /// # Panics
+    /// As [`AdamW::with`].
+    #[must_use]
+    pub fn of_part(model: &Decoder<B>, policy: Policy, mine: Vec<bool>) -> Self {
+        let (specs, kind) = (model.trained_specs(), model.trained_kind());
+        assert!(kind != Kind::Frozen, "the weights were read to stay as they are");
+        let mut flags = mine.iter();
+        let moments = specs.map(|spec| {
+            let len = if flags.next() == Some(&true) { spec.elements() } else { 0 };
+            model.backend().moments(policy.states.of(len), len, policy.offload)
+        });
+        let (beta1, beta2, eps, weight_decay) = (0.9, 0.999, 1e-8, 0.0);
+        let (narrow, steps) = (kind == Kind::Narrow, 0);
+        Self { beta1, beta2, eps, weight_decay, policy, narrow, steps, moments, specs, mine }
+    }
+
+    /// Moves everything that is trained, as far as it is this optimiser's, against its gradient.
+    pub fn step(&mut self, model: &mut Decoder<B>, gradients: &Gradients<B>, learning_rate: f32) {
+        self.step_scaled(model, gradients, learning_rate, 1.0);
+    }
+
+    /// The same with gradients multiplied by `factor` first, the share that clipping leaves.
+    pub fn step_scaled(
+        &mut self,
+        model: &mut Decoder<B>,
+        gradients: &Gradients<B>,
+        learning_rate: f32,
+        factor: f32,
+    ) {
+        self.begin();
+        let (backend, gradients) = (model.backend().clone(), gradients.tensors().all());
+        let tensors = model.trained_mut().into_iter().zip(gradients).collect();
+        self.step_part(&backend, 0, tensors, learning_rate, factor);
+    }
+
+    /// Begins a step, which then goes over the tensors in parts.
+    pub fn begin(&mut self) {
+        self.steps += 1;
+    }
+
+    /// The begun step of a piece of the weights, with its gradients: all pieces of a step together, in
+    /// any order, do what [`AdamW::step`] does.
+    pub fn step_piece(
+        &mut self,
+        backend: &B,
+        piece: Piece,
+        (weights, gradients): (Vec<&mut B::Tensor>, &[&mut B::Tensor]),
+        learning_rate: f32,
+    ) {
+        let Trained::Full(specs) = &*self.specs else { return };
+        let first = specs.first_of(piece);
+        let tensors = weights.into_iter().zip(gradients.iter().map(|gradient| &**gradient));
+        self.step_part(backend, first, tensors.collect(), learning_rate, 1.0);
+    }
+
+    /// The begun step of some tensors, each with its gradient: `first` is the number of the first of
+    /// them among all that is trained, and the others follow it.
+    fn step_part(
+        &mut self,
+        backend: &B,
+        first: usize,
+        tensors: Vec<(&mut B::Tensor, &B::Tensor)>,
+        learning_rate: f32,
+        factor: f32,
+    ) {
+        let Self { steps: step, beta1, beta2, eps, weight_decay, narrow, .. } = *self;
+        let (gradient_factor, seed) = (factor, self.policy.seed);
+        let step = AdamWStep {
+            step,
+            learning_rate,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            gradient_factor,
+            narrow,
+            seed,
+        };
+        let states = self.specs.all().into_iter().zip(self.moments.all_mut()).enumerate();
+        let updates = states.skip(first).zip(tensors).filter(|((number, _), _)| self.mine[*number]);
+        let updates = updates.map(|((number, (spec, moments)), (parameter, gradient))| Update {
+            parameter,
+            gradient,
+            moments,
+            decays: spec.decays(),
+            number: number as u32,
+        });
+        backend.adamw(&step, updates.collect());
+    }
 }
 
 /// One tensor's first (0) or second (1) moment.
@@ -41,89 +191,39 @@ pub struct Moment {
     pub index: usize,
 }
 
-/// A moment by its name in a checkpoint.
-pub type Named<'a> = (String, Cow<'a, [f32]>);
+/// Values of a state in their own form.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Saved<'a> {
+    /// Moments in f32, or the scales of coded ones.
+    F32(Cow<'a, [f32]>),
+    /// Moments in bf16.
+    Bf16(Cow<'a, [bf16]>),
+    /// Codes.
+    Bytes(Cow<'a, [u8]>),
+}
+
+/// A part of the optimiser's state by its name in a checkpoint.
+pub type Named<'a> = (String, Saved<'a>);
 
 /// What the moments are called in a checkpoint, as PyTorch calls them.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
-impl<B: Backend + Clone> AdamW<B> {
-    /// Moments at zero and the usual constants, which the caller may change before the first step.
-    #[must_use]
-    pub fn new(model: &Decoder<B>) -> Self {
-        let all = vec![true; model.trained_specs().all().len()];
-        Self::of_part(model, all)
-    }
+/// The name of a moment of a checkpoint's tensor.
+fn of_part(moment: &str, part: &Part) -> String {
+    format!("{moment}.{}", part.name)
+}
 
-    /// The same for a part of the tensors, given as one flag for each in the order of their specs.
-    #[must_use]
-    pub fn of_part(model: &Decoder<B>, mine: Vec<bool>) -> Self {
-        let specs = model.trained_specs();
-        let zeros = || {
-            let mut mine = mine.iter();
-            specs.map(|spec| {
-                let is_mine = mine.next().is_some_and(|&mine| mine);
-                let elements = if is_mine { spec.elements() } else { 0 };
-                model.backend().zeros(Kind::Moment, elements)
-            })
-        };
-        let moments = [zeros(), zeros()];
-        let (beta1, beta2, eps, weight_decay) = (0.9, 0.999, 1e-8, 0.0);
-        Self { beta1, beta2, eps, weight_decay, steps: 0, moments, specs, mine }
-    }
-
-    /// Moves everything that is trained, as far as it is this optimiser's, against its gradient.
-    pub fn step(&mut self, model: &mut Decoder<B>, gradients: &Gradients<B>, learning_rate: f32) {
-        self.begin();
-        let (backend, step) = (model.backend().clone(), self.at(learning_rate));
-        let [first, second] = &mut self.moments;
-        let moments = first.all_mut().into_iter().zip(second.all_mut());
-        let tensors = model.trained_mut().into_iter().zip(gradients.tensors().all());
-        let all = self.specs.all().into_iter().zip(tensors).zip(moments).zip(&self.mine);
-        for (((spec, (parameter, gradient)), (first, second)), _) in all.filter(|(_, mine)| **mine)
-        {
-            let step = step.decaying(spec.decays());
-            backend.adamw(&step, parameter, gradient, [first, second]);
-        }
-    }
-
-    /// The step that is being done.
-    fn at(&self, learning_rate: f32) -> AdamWStep {
-        let Self { steps: step, beta1, beta2, eps, weight_decay, .. } = *self;
-        AdamWStep { step, learning_rate, beta1, beta2, eps, weight_decay }
-    }
-
-    /// Begins a step whose pieces come one by one, through [`AdamW::step_piece`].
-    pub fn begin(&mut self) {
-        self.steps += 1;
-    }
-
-    /// Moves a piece of the weights against its gradients: all pieces of a step together do what
-    /// [`AdamW::step`] does.
-    pub fn step_piece(
-        &mut self,
-        backend: &B,
-        piece: Piece,
-        (weights, gradients): (Vec<&mut B::Tensor>, &[&mut B::Tensor]),
-        learning_rate: f32,
-    ) {
-        let step = self.at(learning_rate);
-        let [Trained::Full(first), Trained::Full(second)] = &mut self.moments else { return };
-        let Trained::Full(specs) = &*self.specs else { return };
-        let moments = first.piece_mut(piece).into_iter().zip(second.piece_mut(piece));
-        let tensors = weights.into_iter().zip(gradients);
-        for ((spec, (parameter, gradient)), (first, second)) in
-            specs.piece(piece).into_iter().zip(tensors).zip(moments)
-        {
-            let step = step.decaying(spec.decays());
-            backend.adamw(&step, parameter, gradient, [first, second]);
-        }
-    }
+/// The name of the scales of a whole tensor of ours, which goes by its first part: blocks go on
+/// from part to part.
+fn of_scales(moment: &str, spec: &Spec) -> String {
+    let first = spec.parts.first().map_or("", |part| &part.name);
+    format!("{moment}_scales.{first}")
 }
 
 impl<B: Backend + Clone> AdamW<B> {
-    /// Steps done, and the moments as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`. `elsewhere` gives those
-    /// of tensors that are another optimiser's.
+    /// Steps done, and the moments as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, with
+    /// scales where they are coded. `elsewhere` gives those of tensors that are another optimiser's,
+    /// as [`AdamW::moment`] does there.
     ///
     /// # Errors
     /// The first that `elsewhere` returns.
@@ -133,49 +233,68 @@ impl<B: Backend + Clone> AdamW<B> {
         mut elsewhere: impl FnMut(Moment) -> Result<Vec<f32>>,
     ) -> Result<(u64, Vec<Named<'a>>)> {
         let mut all = Vec::new();
-        for (which, name) in MOMENTS.iter().enumerate() {
-            for (index, spec) in self.specs.all().into_iter().enumerate() {
-                let moment = Moment { which, index };
-                let values = match self.mine[index] {
-                    true => self.moment(backend, moment),
-                    false => Cow::Owned(elsewhere(moment)?),
-                };
-                all.extend(spec.parts.iter().map(|part| {
-                    let part_values = match &values {
-                        Cow::Borrowed(values) => Cow::Borrowed(&values[part.range.clone()]),
-                        Cow::Owned(values) => Cow::Owned(values[part.range.clone()].to_vec()),
-                    };
-                    (format!("{name}.{}", part.name), part_values)
-                }));
+        let pairs = self.specs.all().into_iter().zip(self.moments.all()).enumerate();
+        for (index, (spec, moments)) in pairs {
+            let moments = match self.mine[index] {
+                true => backend.read_moments(moments),
+                false => Cow::Owned(self.ask(index, spec, &mut elsewhere)?),
+            };
+            match &moments {
+                Cow::Borrowed(moments) => all.extend(saved(spec, moments)),
+                Cow::Owned(moments) => {
+                    let owned = |(name, values): Named<'_>| (name, values.into_owned());
+                    all.extend(saved(spec, moments).into_iter().map(owned));
+                }
             }
         }
         Ok((self.steps, all))
     }
 
-    /// Takes up the state that [`AdamW::state`] gave; what is another optimiser's goes to `elsewhere`.
+    /// Both moments of a tensor that is another optimiser's.
+    fn ask(
+        &self,
+        index: usize,
+        spec: &Spec,
+        elsewhere: &mut impl FnMut(Moment) -> Result<Vec<f32>>,
+    ) -> Result<Moments> {
+        let (len, form) = (spec.elements(), self.policy.states.of(spec.elements()));
+        let mut one = |which| {
+            Ok::<_, anyhow::Error>(Values::from_words(
+                form,
+                len,
+                elsewhere(Moment { which, index })?,
+            ))
+        };
+        Ok(Moments { first: one(0)?, second: one(1)? })
+    }
+
+    /// Takes up the state that [`AdamW::state`] gave; what is another optimiser's goes to `elsewhere`, for
+    /// [`AdamW::set_moment`] there.
     ///
     /// # Errors
-    /// If a moment is missing, of another length, or of a parameter that the model does not have; and the first that
-    /// `elsewhere` returns.
+    /// If a moment is missing, of another length or form, or of a parameter that the model does not
+    /// have; and the first that `elsewhere` returns.
     pub fn restore(
         &mut self,
         backend: &B,
         steps: u64,
-        moments: &[(String, Vec<f32>)],
+        state: &[Named<'_>],
         mut elsewhere: impl FnMut(Moment, Vec<f32>) -> Result<()>,
     ) -> Result<()> {
-        let mut given: BTreeMap<&str, &[f32]> =
-            moments.iter().map(|(name, values)| (&name[..], &values[..])).collect();
-        let specs = Arc::clone(&self.specs);
-        for (which, name) in MOMENTS.iter().enumerate() {
-            for (index, spec) in specs.all().into_iter().enumerate() {
-                let mut values = vec![0.0; spec.elements()];
-                restore_one(name, spec, &mut values, &mut given)?;
-                let moment = Moment { which, index };
-                match self.mine[index] {
-                    true => self.set_moment(backend, moment, values),
-                    false => elsewhere(moment, values)?,
-                }
+        let mut given: BTreeMap<&str, &Saved> =
+            state.iter().map(|(name, values)| (&name[..], values)).collect();
+        let pairs = self.specs.all().into_iter().zip(self.moments.all_mut()).enumerate();
+        for (index, (spec, moments)) in pairs {
+            let len = spec.elements();
+            let mut read = Moments::zeros(self.policy.states.of(len), len);
+            for (moment, values) in MOMENTS.iter().zip([&mut read.first, &mut read.second]) {
+                restore_one(moment, spec, values, &mut given)?;
+            }
+            if self.mine[index] {
+                backend.write_moments(moments, read);
+            } else {
+                elsewhere(Moment { which: 0, index }, read.first.into_words())?;
+                elsewhere(Moment { which: 1, index }, read.second.into_words())?;
             }
         }
         ensure!(
@@ -188,15 +307,27 @@ impl<B: Backend + Clone> AdamW<B> {
         Ok(())
     }
 
-    /// A moment of one of its tensors.
+    /// A moment of one of its tensors in its own form, as words to be passed on; see
+    /// [`Values::into_words`].
     pub(crate) fn moment(&self, backend: &B, moment: Moment) -> Cow<'_, [f32]> {
-        let elements = self.specs.all()[moment.index].elements();
-        backend.view(self.moments[moment.which].all()[moment.index], elements)
+        match backend.read_moments(self.moments.all()[moment.index]) {
+            Cow::Borrowed(moments) => match moments.get(moment.which) {
+                Values::F32(values) => Cow::Borrowed(values),
+                other => Cow::Owned(other.clone().into_words()),
+            },
+            Cow::Owned(moments) => Cow::Owned(moments.into_one(moment.which).into_words()),
+        }
     }
 
     /// Puts a moment of one of its tensors where it was.
-    pub(crate) fn set_moment(&mut self, backend: &B, moment: Moment, values: Vec<f32>) {
-        backend.write(self.moments[moment.which].all_mut()[moment.index], &values);
+    pub(crate) fn set_moment(&mut self, backend: &B, moment: Moment, words: Vec<f32>) {
+        let Moment { which, index } = moment;
+        let len = self.specs.all()[index].elements();
+        let form = self.policy.states.of(len);
+        let held = &mut *self.moments.all_mut()[index];
+        let mut moments = backend.read_moments(held).into_owned();
+        *moments.get_mut(which) = Values::from_words(form, len, words);
+        backend.write_moments(held, moments);
     }
 
     /// Goes on counting from here.
@@ -205,22 +336,79 @@ impl<B: Backend + Clone> AdamW<B> {
     }
 }
 
+impl Saved<'_> {
+    fn into_owned(self) -> Saved<'static> {
+        match self {
+            Self::F32(values) => Saved::F32(Cow::Owned(values.into_owned())),
+            Self::Bf16(values) => Saved::Bf16(Cow::Owned(values.into_owned())),
+            Self::Bytes(values) => Saved::Bytes(Cow::Owned(values.into_owned())),
+        }
+    }
+}
+
+/// Both moments of a tensor under their names.
+fn saved<'a>(spec: &Spec, moments: &'a Moments) -> Vec<Named<'a>> {
+    let mut all = Vec::new();
+    for (moment, values) in MOMENTS.into_iter().zip([&moments.first, &moments.second]) {
+        save_one(&mut all, moment, spec, values);
+    }
+    all
+}
+
+fn save_one<'a>(all: &mut Vec<Named<'a>>, moment: &str, spec: &Spec, values: &'a Values) {
+    for part in &spec.parts {
+        let range = part.range.clone();
+        let saved = match values {
+            Values::F32(values) => Saved::F32(Cow::Borrowed(&values[range])),
+            Values::Bf16(values) => Saved::Bf16(Cow::Borrowed(&values[range])),
+            Values::Int8 { codes, .. } => Saved::Bytes(Cow::Borrowed(&codes[range])),
+        };
+        all.push((of_part(moment, part), saved));
+    }
+    if let Values::Int8 { scales, .. } = values {
+        all.push((of_scales(moment, spec), Saved::F32(Cow::Borrowed(scales))));
+    }
+}
+
 fn restore_one(
     moment: &str,
     spec: &Spec,
-    tensor: &mut [f32],
-    given: &mut BTreeMap<&str, &[f32]>,
+    values: &mut Values,
+    given: &mut BTreeMap<&str, &Saved>,
 ) -> Result<()> {
     for part in &spec.parts {
-        let name = format!("{moment}.{}", part.name);
-        let values = given.remove(&name[..]);
-        let found = values.map_or(0, <[f32]>::len);
-        ensure!(
-            found == part.range.len(),
-            "{name}: {found} values in the state, {} in the model",
-            part.range.len()
-        );
-        tensor[part.range.clone()].copy_from_slice(values.unwrap_or_default());
+        let (name, range) = (of_part(moment, part), part.range.clone());
+        match (values as &mut Values, given.remove(&name[..])) {
+            (Values::F32(values), Some(Saved::F32(saved))) => {
+                take(&name, &mut values[range], saved)?
+            }
+            (Values::Bf16(values), Some(Saved::Bf16(saved))) => {
+                take(&name, &mut values[range], saved)?;
+            }
+            (Values::Int8 { codes, .. }, Some(Saved::Bytes(saved))) => {
+                take(&name, &mut codes[range], saved)?;
+            }
+            (_, None) => bail!("{name} is missing from the optimiser's state"),
+            (_, Some(_)) => bail!("{name} stands in another form in the optimiser's state"),
+        }
     }
+    if let Values::Int8 { scales, .. } = values {
+        let name = of_scales(moment, spec);
+        let Some(Saved::F32(saved)) = given.remove(&name[..]) else {
+            bail!("{name} is missing from the optimiser's state");
+        };
+        take(&name, scales, saved)?;
+    }
+    Ok(())
+}
+
+fn take<T: Copy>(name: &str, values: &mut [T], saved: &[T]) -> Result<()> {
+    ensure!(
+        saved.len() == values.len(),
+        "{name}: {} values in the state, {} in the model",
+        saved.len(),
+        values.len()
+    );
+    values.copy_from_slice(saved);
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::{
     encodings::Rows,
     export::TOKENIZER_FILES,
     model::{Meeting, Model, adapter::Lora},
-    ops::{Backend, Cpu},
+    ops::{Backend, Cpu, Kind},
 };
 
 /// What runs share. One is made for a process and given to each of its runs.
@@ -124,11 +124,11 @@ impl Shared {
         Ok(self.base(folder)?.identity.clone())
     }
 
-    /// A model of a folder's weights, to be trained; or, if they are `frozen`, one to train an adapter
-    /// beside, for which runs need no copy of their own.
-    pub fn model(&self, folder: &Path, frozen: bool) -> Result<Model> {
+    /// A model of a folder's weights; `kind` is what they are for, see [`Model::load_as`]. Those that stay, beside
+    /// an adapter, are one copy for all runs.
+    pub fn model(&self, kind: Kind, folder: &Path) -> Result<Model> {
         if !self.keeps_weights {
-            return Model::load(folder);
+            return Model::load_as(Cpu, kind, folder);
         }
         let base = self.base(folder)?;
         // Held while the weights are read, so that runs that start together read them once.
@@ -137,7 +137,7 @@ impl Shared {
             Some(model) => model,
             empty => empty.insert(Model::load(folder)?),
         };
-        Ok(if frozen { model.share() } else { model.copy_to(Cpu) })
+        Ok(if kind == Kind::Frozen { model.share() } else { model.copy_as(Cpu, kind) })
     }
 
     fn base(&self, folder: &Path) -> Result<Arc<Base>> {

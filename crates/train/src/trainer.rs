@@ -25,7 +25,7 @@ use crate::{
     export,
     metrics::{self, LossSum, Row},
     model::{Base, Decoder, Gradients},
-    ops::{Backend, Cpu},
+    ops::{Backend, Cpu, Kind},
     optimizer::AdamW,
     setup::{Outline, Setup},
     shared::{Meetings, Shared},
@@ -112,12 +112,11 @@ pub fn run(
     let setup = Setup::new(config, base, data, shared, ctx)?;
     match setup.recipe.device.open(ctx)? {
         Opened::Cpu => {
-            let frozen = setup.recipe.lora.is_some();
-            let load = |folder: &Path| shared.model(folder, frozen);
+            let load = |kind, folder: &Path| shared.model(kind, folder);
             run_on((Cpu, &shared.on_cpu), setup, base, shared, (out, ctx), load)
         }
         Opened::Cuda(cuda) => {
-            let load = |folder: &Path| Decoder::load_on(cuda.clone(), folder);
+            let load = |kind, folder: &Path| Decoder::load_as(cuda.clone(), kind, folder);
             run_on((cuda.clone(), &shared.on_card), setup, base, shared, (out, ctx), load)
         }
     }
@@ -130,24 +129,24 @@ fn run_on<B: Backend + Clone>(
     base: &BaseModel,
     shared: &Shared,
     (out, ctx): (&Path, &Context),
-    load: impl FnOnce(&Path) -> Result<Decoder<B>>,
+    load: impl FnOnce(Kind, &Path) -> Result<Decoder<B>>,
 ) -> Result<Summary> {
     let (shape, lora) = (setup.model.clone(), setup.recipe.lora.clone());
-    let seed = setup.recipe.seed;
+    let (seed, kind) = (setup.recipe.seed, setup.recipe.weights());
     let mut trainer = Trainer::start(&backend, setup, out, ctx, |checkpoint| {
         let mut model = match (base, checkpoint) {
             (_, Some(folder)) if lora.is_none() => {
-                return Decoder::load_on(backend.clone(), folder);
+                return Decoder::load_as(backend.clone(), kind, folder);
             }
             (BaseModel::Weights(folder), _) => {
                 let meeting = lora.as_ref().and_then(|lora| shared.meeting(meetings, folder, lora));
                 match meeting {
-                    Some(meeting) => meeting.join(|| load(folder))?,
-                    None => load(folder)?,
+                    Some(meeting) => meeting.join(|| load(kind, folder))?,
+                    None => load(kind, folder)?,
                 }
             }
             (BaseModel::Random { seed, .. }, _) => {
-                Decoder::random_on(backend.clone(), shape, *seed)
+                Decoder::random_as(backend.clone(), kind, shape, *seed)
             }
         };
         if let (Some(lora), BaseModel::Weights(folder)) = (lora, base) {
@@ -334,14 +333,8 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
             return Err(self.diverged(self.step + 1, &what, &examples));
         }
         let learning_rate = self.setup.rates.at(self.step);
-        if self.setup.recipe.clip > 0.0 {
-            // As torch.nn.utils.clip_grad_norm_ does.
-            let factor = self.setup.recipe.clip / (grad_norm + 1e-6);
-            if factor < 1.0 {
-                self.gradients.scale(factor as f32);
-            }
-        }
-        self.optimizer.step(&mut self.model, &self.gradients, learning_rate as f32);
+        let (rate, factor) = (learning_rate as f32, self.clipping(grad_norm));
+        self.optimizer.step_scaled(&mut self.model, &self.gradients, rate, factor);
         let tokens = targets().count() as u64;
         self.step += 1;
         self.tokens += tokens;
@@ -358,6 +351,12 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
             truncated: Some(truncated),
             by_language: sum.by_language(&self.setup.train),
         })
+    }
+
+    /// The share of a gradient that clipping leaves, as torch.nn.utils.clip_grad_norm_ has it.
+    fn clipping(&self, grad_norm: f64) -> f32 {
+        let clip = self.setup.recipe.clip;
+        if clip > 0.0 { (clip / (grad_norm + 1e-6)).min(1.0) as f32 } else { 1.0 }
     }
 
     /// The error that stops a run at `step`, before what is no number reaches weights that are kept.
@@ -486,7 +485,7 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
 }
 
 fn adamw<B: Backend + Clone>(model: &Decoder<B>, recipe: &Recipe) -> AdamW<B> {
-    let mut optimizer = AdamW::new(model);
+    let mut optimizer = AdamW::with(model, recipe.states());
     optimizer.beta1 = recipe.beta1 as f32;
     optimizer.beta2 = recipe.beta2 as f32;
     optimizer.eps = recipe.eps as f32;

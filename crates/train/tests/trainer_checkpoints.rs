@@ -8,7 +8,7 @@ use std::{
 };
 
 use artifact::{Context, error::is_user};
-use train::{BaseModel, Shared, encoder::Encoder, model::Model};
+use train::{BaseModel, Shared, encoder::Encoder, model::Model, ops::Kind};
 use trainer_common::{Bench, base, config, example, metrics, sums, write_mixture};
 
 fn names(folder: &Path) -> Vec<String> {
@@ -174,13 +174,14 @@ fn weights_and_tokenizers_that_change_on_the_disk_are_read_anew() {
     bench.run("base", "steps = 1\nbatch_size = 4").unwrap();
     let folder = bench.out("base").join("model");
     let sweep = Shared::for_sweep();
-    let (before, encoder) = (sweep.model(&folder, false).unwrap(), sweep.encoder(&folder).unwrap());
+    let (before, encoder) =
+        (sweep.model(Kind::Weight, &folder).unwrap(), sweep.encoder(&folder).unwrap());
     assert!(std::sync::Arc::ptr_eq(&encoder, &sweep.encoder(&folder).unwrap()));
     let mut changed = Model::load(&folder).unwrap();
     changed.parameters_mut()[0].1[0] += 1.0;
     changed.save(&folder, train::model::Dtype::Bf16).unwrap();
     fs::write(folder.join("chat_template.jinja"), "{{ messages | length }}").unwrap();
-    let after = sweep.model(&folder, false).unwrap();
+    let after = sweep.model(Kind::Weight, &folder).unwrap();
     assert_ne!(before.parameters()[0].1[0].to_bits(), after.parameters()[0].1[0].to_bits());
     let changed = sweep.encoder(&folder).unwrap();
     assert_eq!(changed.encoder.template.source(), "{{ messages | length }}");

@@ -399,6 +399,10 @@ inline f32 __expf(f32 x) { return std::exp(x); }
 inline f32 __logf(f32 x) { return std::log(x); }
 inline f32 rsqrtf(f32 x) { return 1.0f / std::sqrt(x); }
 inline f32 __fdividef(f32 a, f32 b) { return a / b; }
+inline f32 __fadd_rn(f32 a, f32 b) { return a + b; }
+inline f32 __fmul_rn(f32 a, f32 b) { return a * b; }
+inline f32 __fdiv_rn(f32 a, f32 b) { return a / b; }
+inline f32 __fsqrt_rn(f32 x) { return std::sqrt(x); }
 inline f32 __ldg(const f32* p) { return *p; }
 inline f32 __int_as_float(i32 x) {
     f32 y;

@@ -2,6 +2,7 @@
 //! weights. A fault of the device is kept, makes all that follows do nothing, and comes out of
 //! [`Backend::check`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,18 +16,15 @@ use super::gemm::{self, Gated, Layout, Product, Target};
 use super::graph::Recorded;
 use super::memory::{Buffer, Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
 use super::norm;
+use super::optimizer::{DeviceMoments, Optimizer};
 use crate::ops::{
-    Activation, AdamWStep, AttentionShape, Backend, CacheShape, GluShape, HeadGradient,
-    HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, NormGradients, NormShape,
-    Plus, RopeLayout, SavedAttention,
+    Activation, AdamWStep, AttentionShape, Backend, CacheShape, Form, GluShape, HeadGradient,
+    HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, Moments, NormGradients,
+    NormShape, Plus, RopeLayout, SavedAttention, Update,
 };
 
 /// Bytes of the products of the head that stand at a time, f32 and bf16 together.
 const LOGITS: usize = 384 << 20;
-/// Elements that one block of `adamw` takes; ADAMW_SPAN in adamw.cu.
-const ADAMW_SPAN: usize = 4096;
-/// Values that one block of `square_sums` takes; SQUARES in reduce.cu.
-const SQUARES: usize = 1 << 16;
 
 /// The operations on a device.
 #[derive(Clone)]
@@ -34,6 +32,7 @@ pub struct Cuda {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) pool: Arc<Pool>,
     pub(super) fault: Arc<Mutex<Option<anyhow::Error>>>,
+    optimizer: Arc<Optimizer>,
 }
 
 impl Cuda {
@@ -41,7 +40,16 @@ impl Cuda {
     #[must_use]
     pub fn new(driver: Arc<dyn Driver>) -> Self {
         let pool = Pool::new(Arc::clone(&driver));
-        Self { driver, pool, fault: Arc::default() }
+        let optimizer = Optimizer::new(Arc::clone(&driver), Arc::clone(&pool));
+        Self { driver, pool, fault: Arc::default(), optimizer: Arc::new(optimizer) }
+    }
+
+    /// The same with slots of so many bytes for offloaded moments.
+    #[cfg(test)]
+    pub(super) fn with_slots(driver: Arc<dyn Driver>, bytes: usize) -> Self {
+        let new = Self::new(driver);
+        let optimizer = Optimizer::new(Arc::clone(&new.driver), Arc::clone(&new.pool));
+        Self { optimizer: Arc::new(optimizer.with_slots(bytes)), ..new }
     }
 
     /// Its memory.
@@ -213,38 +221,10 @@ impl Cuda {
     }
 }
 
-/// `AdamWParameter` in adamw.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct AdamWParameter {
-    weight: Address,
-    master: Address,
-    gradient: Address,
-    first: Address,
-    second: Address,
-    count: i64,
-    keep: f32,
-    half: i32,
-    stream: i32,
-    unused: i32,
-}
-
-/// `AdamWStep` in adamw.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct AdamWConstants {
-    beta1: f32,
-    beta2: f32,
-    rate: f32,
-    root: f32,
-    eps: f32,
-    scale: f32,
-    seed: u32,
-}
-
 impl Backend for Cuda {
     type Tensor = Tensor;
     type Index = Index;
+    type Moments = DeviceMoments;
     type Recorded = Recorded;
 
     fn recorded(&self, recorded: &mut Recorded, work: &mut dyn FnMut()) {
@@ -254,10 +234,10 @@ impl Backend for Cuda {
     fn zeros(&self, kind: Kind, len: usize) -> Tensor {
         let tensor = match kind {
             Kind::Weight => self.tensor_of(kind, Dtype::Bf16, len, true),
-            Kind::Activation => self.tensor_of(kind, Dtype::Bf16, len, false),
-            Kind::Gradient | Kind::Moment | Kind::Statistic => {
-                self.tensor_of(kind, Dtype::F32, len, false)
+            Kind::Narrow | Kind::Frozen | Kind::Activation => {
+                self.tensor_of(kind, Dtype::Bf16, len, false)
             }
+            Kind::Gradient | Kind::Statistic => self.tensor_of(kind, Dtype::F32, len, false),
         };
         self.run(|| {
             for (buffer, bytes) in [(&tensor.buffer, tensor.dtype.bytes()), (&tensor.master, 4)] {
@@ -295,8 +275,10 @@ impl Backend for Cuda {
 
     fn rounded(&self, kind: Kind, value: f32) -> f32 {
         match kind {
-            Kind::Weight | Kind::Activation => bf16::from_f32(value).to_f32(),
-            Kind::Gradient | Kind::Moment | Kind::Statistic => value,
+            Kind::Weight | Kind::Narrow | Kind::Frozen | Kind::Activation => {
+                bf16::from_f32(value).to_f32()
+            }
+            Kind::Gradient | Kind::Statistic => value,
         }
     }
 
@@ -360,21 +342,10 @@ impl Backend for Cuda {
         self.elementwise("scale", tensor, len, factor);
     }
 
-    fn sum_of_squares(&self, tensor: &Tensor) -> f64 {
-        let mut sum = [0.0_f64];
-        if tensor.len > 0 {
-            self.run(|| {
-                let blocks = tensor.len.div_ceil(SQUARES);
-                let (parts, out) = (self.pool.take(blocks * 8)?, self.pool.take(8)?);
-                let count = tensor.len as i64;
-                let arguments = Arguments::new().with(parts.at).with(tensor.at()).with(count);
-                self.driver.launch("square_sums", Grid::line(blocks, 256), arguments)?;
-                let arguments = Arguments::new().with(out.at).with(parts.at).with(blocks as i64);
-                self.driver.launch("sum_parts", Grid::line(1, 1), arguments)?;
-                self.driver.copy_out(bytes_of_mut(&mut sum), out.at)
-            });
-        }
-        sum[0]
+    fn squares(&self, tensors: &[&Tensor]) -> Vec<f64> {
+        let sums = self.run(|| self.optimizer.squares(tensors));
+        // After a fault there are none.
+        if sums.is_empty() { vec![f64::NAN; tensors.len()] } else { sums }
     }
 
     fn linear(
@@ -694,43 +665,22 @@ impl Backend for Cuda {
         });
     }
 
-    fn adamw(
-        &self,
-        step: &AdamWStep,
-        parameter: &mut Tensor,
-        gradient: &Tensor,
-        [first, second]: [&mut Tensor; 2],
-    ) {
-        if parameter.len == 0 {
-            return;
-        }
-        let factors = step.factors();
-        let one = AdamWParameter {
-            weight: parameter.at(),
-            master: parameter.master.as_ref().map_or(0, |master| master.at),
-            gradient: gradient.at(),
-            first: first.at(),
-            second: second.at(),
-            count: parameter.len as i64,
-            keep: factors.keep,
-            half: i32::from(first.dtype == Dtype::Bf16),
-            stream: 0,
-            unused: 0,
-        };
-        let constants = AdamWConstants {
-            beta1: factors.beta1,
-            beta2: factors.beta2,
-            rate: factors.rate,
-            root: factors.root,
-            eps: factors.eps,
-            scale: 1.0,
-            seed: step.step as u32,
-        };
-        self.run(|| {
-            let arguments = Arguments::new().with(one).with(0_u64).with(constants);
-            let blocks = parameter.len.div_ceil(ADAMW_SPAN);
-            self.driver.launch("adamw", Grid::line(blocks, 256), arguments)
-        });
+    fn moments(&self, form: Form, len: usize, offload: bool) -> DeviceMoments {
+        self.run(|| self.optimizer.moments(form, len, offload).map(Some)).unwrap_or_default()
+    }
+
+    fn read_moments<'a>(&self, moments: &'a DeviceMoments) -> Cow<'a, Moments> {
+        Cow::Owned(
+            self.run(|| self.optimizer.read(moments).map(Some)).unwrap_or_else(|| moments.zeros()),
+        )
+    }
+
+    fn write_moments(&self, moments: &mut DeviceMoments, values: Moments) {
+        self.run(|| self.optimizer.write(moments, values));
+    }
+
+    fn adamw(&self, step: &AdamWStep, updates: Vec<Update<'_, Tensor, DeviceMoments>>) {
+        self.run(|| self.optimizer.step(step, updates));
     }
 }
 

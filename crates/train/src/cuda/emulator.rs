@@ -250,7 +250,7 @@ fn build(compiler: &str) -> Result<PathBuf> {
     }
     let part = folder.join(format!("isogloss-kernels-{}.part", std::process::id()));
     let output = Command::new(compiler)
-        .args(["-std=c++17", "-O2", "-w", "-shared", "-fPIC", "-o"])
+        .args(["-std=c++17", "-O2", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-o"])
         .arg(&part)
         .arg(kernels.join("host/kernels.cpp"))
         .output()

@@ -31,6 +31,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("device.cuh", source!("device.cuh")),
     ("gemm.cuh", source!("gemm.cuh")),
     ("hopper.cuh", source!("hopper.cuh")),
+    ("tensors.cuh", source!("tensors.cuh")),
     ("tiles.cuh", source!("tiles.cuh")),
 ];
 
@@ -41,7 +42,7 @@ pub const FILES: &[KernelFile] = &[
         name: "adamw.cu",
         source: source!("adamw.cu"),
         hopper: false,
-        kernels: &[("adamw", 64)],
+        kernels: &[("adamw", 128)],
     },
     KernelFile {
         name: "attention_backward_sm90.cu",

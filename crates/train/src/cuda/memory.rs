@@ -43,9 +43,8 @@ impl Use {
     #[must_use]
     pub fn of(kind: Kind) -> Self {
         match kind {
-            Kind::Weight => Self::Weights,
+            Kind::Weight | Kind::Narrow | Kind::Frozen => Self::Weights,
             Kind::Gradient => Self::Gradients,
-            Kind::Moment => Self::States,
             Kind::Activation | Kind::Statistic => Self::Activations,
         }
     }
@@ -243,6 +242,45 @@ impl Drop for Buffer {
             Some(arena) if arena.holds(self.at) => arena.give(self.at, self.size),
             _ => state.free.entry(self.size).or_default().push(self.at),
         }
+    }
+}
+
+/// Page-locked memory of the host.
+pub struct Locked {
+    driver: Arc<dyn Driver>,
+    /// Where it begins.
+    pub at: Address,
+    len: usize,
+}
+
+impl Locked {
+    /// So many zeros.
+    ///
+    /// # Errors
+    /// If the machine has not so much memory that can be locked.
+    pub fn zeros(driver: &Arc<dyn Driver>, len: usize) -> Result<Self> {
+        Ok(Self { driver: Arc::clone(driver), at: driver.allocate_host(len)?, len })
+    }
+
+    /// Its bytes; the caller has waited for copies to it.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the memory is this value's alone and was given as zeros.
+        unsafe { std::slice::from_raw_parts(self.at as *const u8, self.len) }
+    }
+
+    /// The same to write to; the caller has waited for copies from it.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.at as *mut u8, self.len) }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // No copy may be under way; a fault is told by the next operation.
+        let _ = self.driver.synchronize();
+        self.driver.free_host(self.at);
     }
 }
 

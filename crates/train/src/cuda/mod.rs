@@ -16,6 +16,9 @@ pub mod kernels;
 pub mod memory;
 mod norm;
 pub mod nvrtc;
+pub mod optimizer;
+#[cfg(test)]
+mod optimizer_tests;
 #[cfg(test)]
 mod tests;
 

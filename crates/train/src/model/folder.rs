@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer};
 use super::peft::{self, Merging};
 use super::weights::{Part, Spec, specs};
 use super::{Decoder, Model, ModelConfig};
-use crate::ops::{Backend, Cpu, Stored, StoredKind};
+use crate::ops::{Backend, Cpu, Kind, Stored, StoredKind};
 
 /// Type of the values in a saved model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,25 +135,34 @@ impl<B: Backend> View for Saved<'_, B> {
 }
 
 impl<B: Backend + Clone> Decoder<B> {
+    /// Reads a model from a Hugging Face folder, to be trained; see [`Decoder::load_as`].
+    ///
+    /// # Errors
+    /// As [`Decoder::load_as`].
+    pub fn load_on(backend: B, dir: &Path) -> Result<Self> {
+        Self::load_as(backend, Kind::Weight, dir)
+    }
+
     /// Reads a model from a Hugging Face folder. Values of type f32, f16 and bf16 are taken. The
-    /// folder of an adapter gives its base model with the adapter merged into it.
+    /// folder of an adapter gives its base model with the adapter merged into it. `kind` says what
+    /// the weights are for: [`Kind::Weight`], [`Kind::Narrow`] or [`Kind::Frozen`].
     ///
     /// # Errors
     /// A user error if the folder has no weights, a file is cut off or is not safetensors, or a
     /// tensor is missing, superfluous, of another shape or type, or in two shards. It names the
     /// file and the tensor.
-    pub fn load_on(backend: B, dir: &Path) -> Result<Self> {
+    pub fn load_as(backend: B, kind: Kind, dir: &Path) -> Result<Self> {
         if peft::is_adapter(dir) {
-            return Self::load_merged(backend, &peft::base_folder(dir)?, Some(dir));
+            return Self::load_merged(backend, kind, &peft::base_folder(dir)?, Some(dir));
         }
-        Self::load_merged(backend, dir, None)
+        Self::load_merged(backend, kind, dir, None)
     }
 
     /// Reads a model from a folder and merges the adapter of another one into it.
     ///
     /// # Errors
-    /// As [`Decoder::load_on`], and if the adapter is of another model.
-    pub fn load_merged(backend: B, dir: &Path, adapter: Option<&Path>) -> Result<Self> {
+    /// As [`Decoder::load_as`], and if the adapter is of another model.
+    pub fn load_merged(backend: B, kind: Kind, dir: &Path, adapter: Option<&Path>) -> Result<Self> {
         let config = ModelConfig::load(dir)?;
         let adapter = adapter.map(|adapter| Merging::open(adapter, dir, &config)).transpose()?;
         let index = Index::find(dir)?;
@@ -173,12 +182,8 @@ impl<B: Backend + Clone> Decoder<B> {
         }
         index.check(&found)?;
         check_names(&config, &found, dir)?;
-        Self::build(backend, config, |backend, spec| {
-            let tensor = read(backend, spec, &found)?;
-            Ok(match &adapter {
-                Some(adapter) => adapter.added(backend, spec, tensor),
-                None => tensor,
-            })
+        Self::build(backend, config, kind, |backend, spec| {
+            read(backend, kind, spec, &found, adapter.as_ref())
         })
     }
 }
@@ -385,15 +390,29 @@ fn check_names(config: &ModelConfig, found: &Found, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One of our tensors out of the checkpoint's parts.
-fn read<B: Backend>(backend: &B, spec: &Spec, found: &Found) -> Result<B::Tensor> {
+/// One of our tensors out of the checkpoint's parts, and what an adapter adds to it.
+fn read<B: Backend>(
+    backend: &B,
+    kind: Kind,
+    spec: &Spec,
+    found: &Found,
+    adapter: Option<&Merging>,
+) -> Result<B::Tensor> {
     let views = spec.parts.iter().map(|part| match found.get(&part.name) {
         Some(found) => Ok((part, found)),
         None => bail_user!("the tensor {} is missing from the weights", part.name),
     });
     let views = views.collect::<Result<Vec<_>>>()?;
     let parts = views.iter().map(|(part, (shard, view))| stored(part, &shard.path, view));
-    let tensor = backend.load(&parts.collect::<Result<Vec<_>>>()?);
+    let parts = parts.collect::<Result<Vec<_>>>()?;
+    let tensor = match adapter.filter(|adapter| adapter.adapts(spec)) {
+        None => backend.load(kind, &parts),
+        Some(adapter) => {
+            let mut values = Cpu.load(Kind::Weight, &parts);
+            adapter.add(spec, &mut values);
+            backend.tensor(kind, values)
+        }
+    };
     for (_, (shard, view)) in views {
         shard.release(view);
     }
@@ -402,7 +421,8 @@ fn read<B: Backend>(backend: &B, spec: &Spec, found: &Found) -> Result<B::Tensor
 
 /// The values of a tensor of a file.
 pub(super) fn values(name: &str, path: &Path, view: &TensorView) -> Result<Vec<f32>> {
-    Ok(Cpu.load(&[Stored { kind: kind(name, path, view)?, bytes: view.data() }]))
+    let stored = Stored { kind: stored_kind(name, path, view)?, bytes: view.data() };
+    Ok(Cpu.load(Kind::Weight, &[stored]))
 }
 
 /// A tensor of a file, which has to be of the config's shape and of a known type.
@@ -416,10 +436,10 @@ fn stored<'a>(part: &Part, path: &Path, view: &TensorView<'a>) -> Result<Stored<
             part.shape
         );
     }
-    Ok(Stored { kind: kind(&part.name, path, view)?, bytes: view.data() })
+    Ok(Stored { kind: stored_kind(&part.name, path, view)?, bytes: view.data() })
 }
 
-fn kind(name: &str, path: &Path, view: &TensorView) -> Result<StoredKind> {
+fn stored_kind(name: &str, path: &Path, view: &TensorView) -> Result<StoredKind> {
     Ok(match view.dtype() {
         safetensors::Dtype::F32 => StoredKind::F32,
         safetensors::Dtype::F16 => StoredKind::F16,

@@ -47,6 +47,8 @@ pub struct Decoder<B: Backend> {
     specs: Arc<Weights<Spec>>,
     /// Shared by decoders that train adapters beside them.
     weights: Arc<Weights<B::Tensor>>,
+    /// What the weights are for.
+    kind: Kind,
     /// What is trained beside the weights, which then stay as they are.
     adapter: Option<Attached<B::Tensor>>,
     /// What training passes make again.
@@ -155,12 +157,14 @@ impl<B: Backend + Clone> Decoder<B> {
     fn build(
         backend: B,
         config: ModelConfig,
+        kind: Kind,
         mut tensor: impl FnMut(&B, &Spec) -> Result<B::Tensor>,
     ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
         let weights = Arc::new(specs.try_map(|spec| tensor(&backend, spec))?);
         let (memory, recompute) = (Memory::default(), Recompute::None);
-        Ok(Self { backend, config, specs, weights, adapter: None, recompute, memory, seat: None })
+        let (adapter, seat) = (None, None);
+        Ok(Self { backend, config, specs, weights, kind, adapter, recompute, memory, seat })
     }
 
     /// Another decoder over the same weights, which neither can train any more: an adapter is to come
@@ -172,6 +176,7 @@ impl<B: Backend + Clone> Decoder<B> {
             config: self.config.clone(),
             specs: Arc::clone(&self.specs),
             weights: Arc::clone(&self.weights),
+            kind: Kind::Frozen,
             adapter: None,
             recompute: self.recompute,
             memory: Memory::default(),
@@ -208,25 +213,38 @@ impl<B: Backend + Clone> Decoder<B> {
 
     /// A decoder with random weights: normal with the config's `initializer_range`, matrices that
     /// write to the residual stream smaller by √(2L), norms such that they leave the scale alone,
-    /// biases zero. The same seed gives the same bytes.
+    /// biases zero. The same seed gives the same bytes. `kind` as for [`Decoder::load_as`].
     #[must_use]
-    pub fn random_on(backend: B, config: ModelConfig, seed: u64) -> Self {
+    pub fn random_as(backend: B, kind: Kind, config: ModelConfig, seed: u64) -> Self {
         let facts = config.clone();
         let draw = |backend: &B, spec: &Spec| {
-            Ok(backend.tensor(Kind::Weight, weights::initial(spec, &facts, seed)))
+            Ok(backend.tensor(kind, weights::initial(spec, &facts, seed)))
         };
-        Self::build(backend, config, draw).expect("drawing cannot fail")
+        Self::build(backend, config, kind, draw).expect("drawing cannot fail")
     }
 
-    /// The same weights on another backend, without an adapter.
+    /// The same, to be trained with exact weights.
     #[must_use]
-    pub fn copy_to<C: Backend + Clone>(&self, backend: C) -> Decoder<C> {
+    pub fn random_on(backend: B, config: ModelConfig, seed: u64) -> Self {
+        Self::random_as(backend, Kind::Weight, config, seed)
+    }
+
+    /// The same weights on another backend, without an adapter. `kind` as for
+    /// [`Decoder::load_as`].
+    #[must_use]
+    pub fn copy_as<C: Backend + Clone>(&self, backend: C, kind: Kind) -> Decoder<C> {
         let mut all = self.specs.all().into_iter().zip(self.weights.all());
         let copy = |backend: &C, _: &Spec| {
             let (spec, tensor) = all.next().expect("as many tensors as specs");
-            Ok(backend.tensor(Kind::Weight, self.backend.values(tensor, spec.elements())))
+            Ok(backend.tensor(kind, self.backend.values(tensor, spec.elements())))
         };
-        Decoder::build(backend, self.config.clone(), copy).expect("copying cannot fail")
+        Decoder::build(backend, self.config.clone(), kind, copy).expect("copying cannot fail")
+    }
+
+    /// The same, for what they are for here.
+    #[must_use]
+    pub fn copy_to<C: Backend + Clone>(&self, backend: C) -> Decoder<C> {
+        self.copy_as(backend, self.kind)
     }
 
     /// What the model is.
@@ -262,6 +280,18 @@ impl<B: Backend + Clone> Decoder<B> {
             None => Trained::Full(Weights::clone(&self.specs)),
             Some(attached) => Trained::Adapter(attached.layout.specs()),
         })
+    }
+
+    /// The element type that holds the weights as they are trained, exactly.
+    #[must_use]
+    pub fn exact_dtype(&self) -> Dtype {
+        if self.trained_kind() == Kind::Narrow { Dtype::Bf16 } else { Dtype::F32 }
+    }
+
+    /// What those tensors are for: [`Kind::Narrow`] where they stand in bf16 alone. An adapter is
+    /// always exact.
+    pub(crate) fn trained_kind(&self) -> Kind {
+        if self.adapter.is_some() { Kind::Weight } else { self.kind }
     }
 
     /// Where its tensors are.
@@ -368,19 +398,14 @@ impl<B: Backend + Clone> Gradients<B> {
     /// √ of the sum of all squares, summed in f64 in a fixed order.
     #[must_use]
     pub fn global_norm(&self) -> f64 {
-        (0..self.tensors.all().len()).map(|index| self.squares(index)).sum::<f64>().sqrt()
+        self.backend.squares(&self.tensors.all()).iter().sum::<f64>().sqrt()
     }
 
-    /// Sum of the squares of one tensor.
-    pub(crate) fn squares(&self, index: usize) -> f64 {
-        self.backend.sum_of_squares(self.tensors.all()[index])
-    }
-
-    /// Multiplies every gradient.
-    pub fn scale(&mut self, factor: f32) {
-        for (spec, tensor) in self.specs.all().into_iter().zip(self.tensors.all_mut()) {
-            self.backend.scale(tensor, spec.elements(), factor);
-        }
+    /// Sums of the squares of some tensors, by their numbers.
+    pub(crate) fn squares(&self, numbers: &[usize]) -> Vec<f64> {
+        let all = self.tensors.all();
+        let some: Vec<_> = numbers.iter().map(|&number| all[number]).collect();
+        self.backend.squares(&some)
     }
 
     pub(crate) fn tensors(&self) -> &Trained<B::Tensor> {

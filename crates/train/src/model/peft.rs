@@ -18,7 +18,7 @@ use super::fields::Fields;
 use super::folder::{self, Dtype, Saved, Shard};
 use super::weights::{Part, Projection, Role, Spec, specs};
 use super::{Attached, Decoder, ModelConfig};
-use crate::ops::{Backend, Cpu, Kind};
+use crate::ops::{Backend, Cpu};
 
 /// The file that makes a folder an adapter's.
 pub const CONFIG: &str = "adapter_config.json";
@@ -232,21 +232,15 @@ impl Merging {
         Ok(())
     }
 
-    /// A tensor with s B A added to those of its parts that have an adapter.
-    pub(super) fn added<B: Backend>(&self, ops: &B, spec: &Spec, tensor: B::Tensor) -> B::Tensor {
-        let is_adapted = |part: &Part| {
+    /// Whether a part of this tensor has an adapter.
+    pub(super) fn adapts(&self, spec: &Spec) -> bool {
+        spec.parts.iter().any(|part| {
             self.tensors.contains_key(&peft_name(part.name.trim_end_matches(".weight"), Half::A))
-        };
-        if !spec.parts.iter().any(is_adapted) {
-            return tensor;
-        }
-        let mut values = ops.values(&tensor, spec.elements());
-        drop(tensor);
-        self.add(spec, &mut values);
-        ops.tensor(Kind::Weight, values)
+        })
     }
 
-    fn add(&self, spec: &Spec, values: &mut [f32]) {
+    /// Adds s B A to those parts of a tensor that have an adapter.
+    pub(super) fn add(&self, spec: &Spec, values: &mut [f32]) {
         let (rank, scale) = (self.lora.rank, self.lora.scale());
         for part in &spec.parts {
             let module = part.name.trim_end_matches(".weight");

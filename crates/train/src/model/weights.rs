@@ -236,6 +236,16 @@ impl<T> Weights<T> {
         }
     }
 
+    /// The number of a piece's first tensor in [`Weights::all`], where the others follow it.
+    pub fn first_of(&self, piece: Piece) -> usize {
+        let layers = match piece {
+            Piece::Embedding => return 0,
+            Piece::Layer(l) => &self.layers[..l],
+            Piece::Head => &self.layers,
+        };
+        1 + layers.iter().map(|layer| layer.all().count()).sum::<usize>()
+    }
+
     /// The same structure with each tensor put through `f`, in the same order.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The fast form of every operation, for processors: f32 in host memory, rayon's current pool.
 
+use half::bf16;
+
 use super::*;
 
 /// Operations on the processor, on as many threads as the rayon pool they are called in has.
@@ -10,12 +12,21 @@ impl Backend for Cpu {
     type Tensor = Vec<f32>;
     type Index = Vec<u32>;
     type Recorded = ();
+    type Moments = Moments;
 
     fn zeros(&self, _kind: Kind, len: usize) -> Vec<f32> {
         vec![0.0; len]
     }
-    fn tensor(&self, _kind: Kind, values: Vec<f32>) -> Vec<f32> {
+    fn tensor(&self, kind: Kind, mut values: Vec<f32>) -> Vec<f32> {
+        if kind == Kind::Narrow {
+            split::for_each_rows(&mut values, 1, |_, part| {
+                part.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+            });
+        }
         values
+    }
+    fn rounded(&self, kind: Kind, value: f32) -> f32 {
+        if kind == Kind::Narrow { bf16::from_f32(value).to_f32() } else { value }
     }
     fn values(&self, tensor: &Vec<f32>, len: usize) -> Vec<f32> {
         tensor[..len].to_vec()
@@ -52,8 +63,8 @@ impl Backend for Cpu {
     fn scale(&self, tensor: &mut Vec<f32>, len: usize, factor: f32) {
         split::for_each_rows(&mut tensor[..len], 1, |_, part| simd::scale(part, factor));
     }
-    fn sum_of_squares(&self, tensor: &Vec<f32>) -> f64 {
-        adamw::sum_of_squares(tensor)
+    fn squares(&self, tensors: &[&Vec<f32>]) -> Vec<f64> {
+        tensors.iter().map(|tensor| adamw::sum_of_squares(tensor)).collect()
     }
 
     fn linear(
@@ -247,13 +258,18 @@ impl Backend for Cpu {
         let (losses, targets) = (&mut losses[linear.first..], &targets[linear.first..]);
         cross_entropy::head_loss(losses, &hidden[linear.x()..], head, targets, gradient, shape);
     }
-    fn adamw(
-        &self,
-        step: &AdamWStep,
-        parameter: &mut Vec<f32>,
-        gradient: &Vec<f32>,
-        [m, v]: [&mut Vec<f32>; 2],
-    ) {
-        adamw::step(step, parameter, gradient, [m, v]);
+    fn moments(&self, form: Form, len: usize, _offload: bool) -> Moments {
+        Moments::zeros(form, len)
+    }
+    fn read_moments<'a>(&self, moments: &'a Moments) -> Cow<'a, Moments> {
+        Cow::Borrowed(moments)
+    }
+    fn write_moments(&self, moments: &mut Moments, values: Moments) {
+        *moments = values;
+    }
+    fn adamw(&self, step: &AdamWStep, updates: Vec<Update<'_, Vec<f32>, Moments>>) {
+        for update in updates {
+            adamw::step(step, update);
+        }
     }
 }

@@ -19,17 +19,20 @@ pub mod embedding;
 pub mod glu;
 pub mod head_norm;
 pub mod matmul;
+pub mod moments;
 pub mod norm;
 mod reference;
 pub mod rope;
+pub mod rounding;
 pub mod simd;
 mod split;
 mod stored;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use adamw::AdamWStep;
+pub use adamw::{AdamWStep, Update};
 pub use cpu::Cpu;
+pub use moments::{Form, Moments};
 pub use reference::Reference;
 pub use stored::{Stored, StoredKind};
 
@@ -315,12 +318,14 @@ pub struct HeadGradient<'a, T: ?Sized> {
 /// What a tensor is for, by which a backend chooses how its values stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A parameter.
+    /// A parameter that is trained, exact beside what products read of it.
     Weight,
+    /// A parameter that is trained and stands in bf16 alone, on every device.
+    Narrow,
+    /// A parameter that stays, as products read it: bf16 on a card, f32 on the processor.
+    Frozen,
     /// A parameter's gradient, summed over many products.
     Gradient,
-    /// What the optimiser keeps of a parameter.
-    Moment,
     /// What passes from operation to operation, and its gradients.
     Activation,
     /// Few values that have to be exact: log sums, losses, angles, logits.
@@ -337,6 +342,8 @@ pub trait Backend {
     type Tensor: Send + Sync;
     /// u32 values: token ids, positions, starts of documents.
     type Index: Send + Sync;
+    /// What AdamW keeps of a parameter.
+    type Moments: Send + Sync;
     /// What is kept of work that is done again and again; see [`Backend::recorded`].
     type Recorded: Default + Send;
 
@@ -364,8 +371,8 @@ pub trait Backend {
         value
     }
     /// Takes the values of some tensors of a file, one after the other, for a parameter.
-    fn load(&self, parts: &[Stored<'_>]) -> Self::Tensor {
-        self.tensor(Kind::Weight, stored::to_f32(parts))
+    fn load(&self, kind: Kind, parts: &[Stored<'_>]) -> Self::Tensor {
+        self.tensor(kind, stored::to_f32(parts))
     }
     /// Copies the first `len` values out.
     fn values(&self, tensor: &Self::Tensor, len: usize) -> Vec<f32>;
@@ -391,8 +398,8 @@ pub trait Backend {
     );
     /// Multiplies the first `len` values.
     fn scale(&self, tensor: &mut Self::Tensor, len: usize, factor: f32);
-    /// Sum of the squares of all values.
-    fn sum_of_squares(&self, tensor: &Self::Tensor) -> f64;
+    /// Sum of the squares of each of some tensors.
+    fn squares(&self, tensors: &[&Self::Tensor]) -> Vec<f64>;
 
     /// y = x · wᵀ, plus a bias and a residual where there are.
     fn linear(
@@ -604,14 +611,15 @@ pub trait Backend {
         shape: HeadShape,
     );
 
-    /// One step of AdamW on one tensor.
-    fn adamw(
-        &self,
-        step: &AdamWStep,
-        parameter: &mut Self::Tensor,
-        gradient: &Self::Tensor,
-        moments: [&mut Self::Tensor; 2],
-    );
+    /// Moments at zero, in just this form. `offload`: they stand in the host's memory and pass
+    /// through the device's, if it has one of its own.
+    fn moments(&self, form: Form, len: usize, offload: bool) -> Self::Moments;
+    /// Copies them to host memory, if they do not stand there.
+    fn read_moments<'a>(&self, moments: &'a Self::Moments) -> Cow<'a, Moments>;
+    /// Takes values of the same form and length.
+    fn write_moments(&self, moments: &mut Self::Moments, values: Moments);
+    /// One step of AdamW on some tensors.
+    fn adamw(&self, step: &AdamWStep, updates: Vec<Update<'_, Self::Tensor, Self::Moments>>);
 }
 
 /// What a linear map adds to the product.

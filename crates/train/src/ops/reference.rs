@@ -1,6 +1,8 @@
 //! The plain form of every operation as a backend: simple loops on one thread. The tests hold the
 //! fast forms to it, one by one and as a whole model.
 
+use half::bf16;
+
 use super::*;
 
 /// Simple loops.
@@ -11,12 +13,16 @@ impl Backend for Reference {
     type Tensor = Vec<f32>;
     type Index = Vec<u32>;
     type Recorded = ();
+    type Moments = Moments;
 
     fn zeros(&self, _kind: Kind, len: usize) -> Vec<f32> {
         vec![0.0; len]
     }
-    fn tensor(&self, _kind: Kind, values: Vec<f32>) -> Vec<f32> {
-        values
+    fn tensor(&self, kind: Kind, values: Vec<f32>) -> Vec<f32> {
+        values.into_iter().map(|x| self.rounded(kind, x)).collect()
+    }
+    fn rounded(&self, kind: Kind, value: f32) -> f32 {
+        if kind == Kind::Narrow { bf16::from_f32(value).to_f32() } else { value }
     }
     fn values(&self, tensor: &Vec<f32>, len: usize) -> Vec<f32> {
         tensor[..len].to_vec()
@@ -48,8 +54,9 @@ impl Backend for Reference {
     fn scale(&self, tensor: &mut Vec<f32>, len: usize, factor: f32) {
         tensor[..len].iter_mut().for_each(|x| *x *= factor);
     }
-    fn sum_of_squares(&self, tensor: &Vec<f32>) -> f64 {
-        tensor.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+    fn squares(&self, tensors: &[&Vec<f32>]) -> Vec<f64> {
+        let sum = |tensor: &&Vec<f32>| tensor.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        tensors.iter().map(sum).collect()
     }
 
     fn linear(
@@ -238,13 +245,18 @@ impl Backend for Reference {
             shape,
         );
     }
-    fn adamw(
-        &self,
-        step: &AdamWStep,
-        parameter: &mut Vec<f32>,
-        gradient: &Vec<f32>,
-        [m, v]: [&mut Vec<f32>; 2],
-    ) {
-        adamw::reference::step(step, parameter, gradient, [m, v]);
+    fn moments(&self, form: Form, len: usize, _offload: bool) -> Moments {
+        Moments::zeros(form, len)
+    }
+    fn read_moments<'a>(&self, moments: &'a Moments) -> Cow<'a, Moments> {
+        Cow::Borrowed(moments)
+    }
+    fn write_moments(&self, moments: &mut Moments, values: Moments) {
+        *moments = values;
+    }
+    fn adamw(&self, step: &AdamWStep, updates: Vec<Update<'_, Vec<f32>, Moments>>) {
+        for update in updates {
+            adamw::reference::step(step, update);
+        }
     }
 }
