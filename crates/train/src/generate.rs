@@ -1,5 +1,4 @@
-//! Answers to prompts: a fixed number of slots, each with one prompt; a slot whose answer ends takes
-//! the next prompt at once.
+//! Answers to prompts: rows of examples in, answers as text out. `slots` runs them side by side.
 //!
 //! An answer depends on its prompt alone: the engine gives a row the same bits whatever stands beside it,
 //! and the random numbers are keyed by example and token. Rows are written in the order of the input.
@@ -29,9 +28,13 @@ use crate::{
     device::Opened,
     disk::explain_full_disk,
     encoder::Encoder,
-    model::{Decoder, KvCache, Model, ModelConfig, peft},
-    ops::{Backend, Kind},
-    sampling::Sampler,
+    model::{Decoder, Model, ModelConfig, peft},
+    ops::{
+        Backend, Kind,
+        sample::{Choice, NO_TOKEN},
+    },
+    sampling,
+    slots::{self, Answers, Room, Times},
 };
 
 /// Answers written at once.
@@ -45,7 +48,10 @@ pub struct GenerateConfig {
     pub max_new_tokens: usize,
     /// 0 (default) takes the most likely token; above 0 samples.
     pub temperature: f64,
-    /// Sample from the fewest tokens that hold this much probability. Default 1: from all.
+    /// Sample from so many of the most likely tokens. Default 0: from all.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub top_k: u32,
+    /// Of those, sample from the fewest tokens that hold this much probability. Default 1: from all.
     pub top_p: f64,
     /// Seed of the sampling. Default 0.
     pub seed: u64,
@@ -53,7 +59,8 @@ pub struct GenerateConfig {
     pub stop: Vec<String>,
     /// The tasks whose prompts are answered. Default: all that there are.
     pub tasks: Vec<String>,
-    /// Prompts run side by side. Does not change the answers. Default 16.
+    /// Prompts run side by side. Does not change the answers. Default 0: 16 on the processor; on a card as
+    /// many as its memory has room for, 256 at most.
     #[serde(skip_serializing)]
     pub batch_size: usize,
     /// "auto" (default), "cpu" or "cuda". Does not change the result's key.
@@ -61,16 +68,22 @@ pub struct GenerateConfig {
     pub device: Device,
 }
 
+/// A setting that did not exist once stays out of the key while it is not used.
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 impl Default for GenerateConfig {
     fn default() -> Self {
         Self {
             max_new_tokens: 256,
             temperature: 0.0,
+            top_k: 0,
             top_p: 1.0,
             seed: 0,
             stop: Vec::new(),
             tasks: Vec::new(),
-            batch_size: 16,
+            batch_size: 0,
             device: Device::Auto,
         }
     }
@@ -81,9 +94,6 @@ impl GenerateConfig {
     pub fn check(&self) -> Result<()> {
         if self.max_new_tokens == 0 {
             bail_user!("generate.max_new_tokens is 0; it must be at least 1");
-        }
-        if self.batch_size == 0 {
-            bail_user!("generate.batch_size is 0; it must be at least 1");
         }
         if !self.temperature.is_finite() || self.temperature < 0.0 {
             bail_user!(
@@ -112,13 +122,16 @@ pub struct Summary {
     pub generated_tokens: u64,
     /// Answers by `finish_reason`.
     pub finish_reasons: BTreeMap<String, u64>,
-    /// Seconds taken.
+    /// Seconds taken in all.
     pub seconds: f64,
+    /// Seconds in which the model read prompts.
+    pub prompt_seconds: f64,
+    /// Seconds in which it wrote answers.
+    pub generation_seconds: f64,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let speed = self.generated_tokens as f64 / self.seconds.max(1e-9);
         let reasons: Vec<String> = self
             .finish_reasons
             .iter()
@@ -126,14 +139,21 @@ impl fmt::Display for Summary {
             .collect();
         write!(
             f,
-            "{} answers ({}), {} tokens in {} ({}/s)",
+            "{} answers ({}) in {}; {} tokens of prompts ({}/s), {} generated ({}/s)",
             count(self.prompts),
             reasons.join(", "),
-            count(self.generated_tokens),
             duration(self.seconds),
-            count(speed as u64)
+            count(self.prompt_tokens),
+            rate(self.prompt_tokens, self.prompt_seconds),
+            count(self.generated_tokens),
+            rate(self.generated_tokens, self.generation_seconds)
         )
     }
+}
+
+/// Tokens a second.
+fn rate(tokens: u64, seconds: f64) -> String {
+    count((tokens as f64 / seconds.max(1e-9)) as u64)
 }
 
 /// What every answer says of the run that it is from.
@@ -195,16 +215,12 @@ pub fn generate(
         config,
         stop_ids: encoder.stop_ids()?,
         context: model_config.max_position_embeddings,
-        sampler: Sampler {
-            temperature: config.temperature,
-            top_p: config.top_p,
-            seed: config.seed,
-        },
         sink: Sink::create(out, run)?,
         encoder: &encoder,
         done: BTreeMap::new(),
         waiting: VecDeque::new(),
         started: Instant::now(),
+        times: Times::default(),
         bar: ctx.bar("generate", "prompts", Some(total as u64)),
         ctx,
     };
@@ -216,6 +232,8 @@ pub fn generate(
     generator.bar.finish();
     let mut summary = generator.sink.finish()?;
     summary.seconds = generator.started.elapsed().as_secs_f64();
+    (summary.prompt_seconds, summary.generation_seconds) =
+        (generator.times.prompts, generator.times.answers);
     let too_long = summary.finish_reasons.get(TOO_LONG).copied().unwrap_or(0);
     if too_long > 0 {
         ctx.warn(format!(
@@ -265,7 +283,7 @@ struct Generator<'a> {
     encoder: &'a Encoder,
     stop_ids: Vec<u32>,
     context: usize,
-    sampler: Sampler,
+    times: Times,
     waiting: VecDeque<Waiting>,
     /// Answers whose turn to be written has not come.
     done: BTreeMap<usize, Answer>,
@@ -299,93 +317,26 @@ impl Generator<'_> {
 
     /// Answers all that waits.
     fn answer<B: Backend + Clone>(&mut self, mut model: Decoder<B>) -> Result<()> {
-        let slots = self.config.batch_size.min(self.waiting.len()).max(1);
-        let longest = self.waiting.iter().map(|waiting| waiting.ids.len()).max().unwrap_or(0);
-        let capacity = (longest + self.config.max_new_tokens).min(self.context);
-        let mut cache = KvCache::new(&model, slots, capacity);
-        let mut active: Vec<Option<Active>> = (0..slots).map(|_| None).collect();
-        loop {
-            self.ctx.check()?;
-            self.fill(&mut active, &mut cache, &mut model)?;
-            let inputs: Vec<(usize, u32)> = active
-                .iter()
-                .enumerate()
-                .filter_map(|(slot, active)| Some((slot, *active.as_ref()?.generated.last()?)))
-                .collect();
-            if inputs.is_empty() {
-                return Ok(());
+        let GenerateConfig { temperature, top_k, top_p, max_new_tokens, batch_size, .. } =
+            *self.config;
+        let choice = Choice { temperature, top_k, top_p };
+        let mut told = false;
+        while let Some(longest) = self.waiting.iter().map(|waiting| waiting.ids.len()).max() {
+            let prompts = (self.waiting.len(), longest, max_new_tokens);
+            let room = Room::find(&model, batch_size, model.free_memory(), prompts)?;
+            if room.shortest > 0 {
+                // Few slots at first, for the longest.
+                let waiting = self.waiting.make_contiguous();
+                waiting.sort_by_key(|waiting| std::cmp::Reverse(waiting.ids.len()));
             }
-            let logits = model.decode(&mut cache, &inputs)?;
-            for (row, (slot, _)) in inputs.iter().enumerate() {
-                self.extend(&mut active[*slot], logits.row(row))?;
-            }
-            let speed =
-                self.sink.summary.generated_tokens as f64 / self.started.elapsed().as_secs_f64();
-            self.bar.note(&format!("{} tokens/s", count(speed as u64)));
-        }
-    }
-
-    /// Gives free slots to waiting prompts, whose first tokens come from the prefill.
-    fn fill<B: Backend + Clone>(
-        &mut self,
-        active: &mut [Option<Active>],
-        cache: &mut KvCache<B>,
-        model: &mut Decoder<B>,
-    ) -> Result<()> {
-        while !self.waiting.is_empty() && active.iter().any(Option::is_none) {
-            let mut entering = Vec::new();
-            for (slot, place) in active.iter_mut().enumerate() {
-                if place.is_none()
-                    && let Some(waiting) = self.waiting.pop_front()
-                {
-                    cache.clear(slot);
-                    *place = Some(Active { waiting, generated: Vec::new() });
-                    entering.push(slot);
-                }
-            }
-            let ids =
-                |slot: usize| active[slot].as_ref().map_or(&[][..], |active| &active.waiting.ids);
-            let sequences: Vec<(usize, &[u32])> =
-                entering.iter().map(|&slot| (slot, ids(slot))).collect();
-            let logits = model.prefill(cache, &sequences)?;
-            for (row, &slot) in entering.iter().enumerate() {
-                self.extend(&mut active[slot], logits.row(row))?;
+            let mut times = self.times;
+            let refusal = slots::run(&mut model, room, choice, self, &mut times)?;
+            self.times = times;
+            if let Some(why) = refusal.filter(|_| !told) {
+                told = true;
+                self.ctx.warn(format!("steps run one launch at a time, which is slower: {why}"));
             }
         }
-        Ok(())
-    }
-
-    /// Adds the token that `logits` give; a slot whose answer is complete becomes free.
-    fn extend(&mut self, slot: &mut Option<Active>, logits: &[f32]) -> Result<()> {
-        let Some(mut active) = slot.take() else { return Ok(()) };
-        let example_id = &active.waiting.example.example_id;
-        if logits.iter().any(|logit| logit.is_nan()) {
-            bail_user!(
-                "the model's answer to {example_id} breaks down at token {}: its logits are not numbers; \
-                 the weights are damaged or a training diverged",
-                active.generated.len() + 1
-            );
-        }
-        let token = self.sampler.choose(logits, example_id, active.generated.len());
-        if self.stop_ids.binary_search(&token).is_ok() {
-            let text = self.encoder.tokenizer.decode(&active.generated)?;
-            return self.finish(active, text, STOP);
-        }
-        active.generated.push(token);
-        if !self.config.stop.is_empty() {
-            let text = self.encoder.tokenizer.decode(&active.generated)?;
-            if let Some(end) =
-                self.config.stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
-            {
-                return self.finish(active, text[..end].to_owned(), STOP);
-            }
-        }
-        let is_full = active.waiting.ids.len() + active.generated.len() >= self.context;
-        if is_full || active.generated.len() == self.config.max_new_tokens {
-            let text = self.encoder.tokenizer.decode(&active.generated)?;
-            return self.finish(active, text, LENGTH);
-        }
-        *slot = Some(active);
         Ok(())
     }
 
@@ -401,6 +352,65 @@ impl Generator<'_> {
             self.sink.take(answer)?;
         }
         self.bar.inc(1);
+        Ok(())
+    }
+}
+
+impl Answers for Generator<'_> {
+    type Item = Active;
+
+    fn next(&mut self, shortest: usize) -> Option<Active> {
+        let waiting = self.waiting.pop_front_if(|waiting| waiting.ids.len() >= shortest)?;
+        Some(Active { waiting, generated: Vec::new() })
+    }
+
+    fn prompt<'a>(&self, active: &'a Active) -> &'a [u32] {
+        &active.waiting.ids
+    }
+
+    fn left(&self, active: &Active) -> usize {
+        let most = self.config.max_new_tokens.min(self.context - active.waiting.ids.len());
+        most - active.generated.len()
+    }
+
+    fn chance(&self, active: &Active, ahead: usize) -> u64 {
+        let index = active.generated.len() + ahead;
+        sampling::chance(self.config.seed, &active.waiting.example.example_id, index)
+    }
+
+    fn take(&mut self, mut active: Active, token: u32) -> Result<Option<Active>> {
+        if token == NO_TOKEN {
+            bail_user!(
+                "the model's answer to {} breaks down at token {}: its logits are not numbers; \
+                 the weights are damaged or a training diverged",
+                active.waiting.example.example_id,
+                active.generated.len() + 1
+            );
+        }
+        if self.stop_ids.binary_search(&token).is_ok() {
+            let text = self.encoder.tokenizer.decode(&active.generated)?;
+            return self.finish(active, text, STOP).map(|()| None);
+        }
+        active.generated.push(token);
+        if !self.config.stop.is_empty() {
+            let text = self.encoder.tokenizer.decode(&active.generated)?;
+            if let Some(end) =
+                self.config.stop.iter().filter_map(|stop| text.find(stop.as_str())).min()
+            {
+                return self.finish(active, text[..end].to_owned(), STOP).map(|()| None);
+            }
+        }
+        if self.left(&active) == 0 {
+            let text = self.encoder.tokenizer.decode(&active.generated)?;
+            return self.finish(active, text, LENGTH).map(|()| None);
+        }
+        Ok(Some(active))
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        self.ctx.check()?;
+        let tokens = self.sink.summary.generated_tokens;
+        self.bar.note(&format!("{} tokens/s", rate(tokens, self.started.elapsed().as_secs_f64())));
         Ok(())
     }
 }

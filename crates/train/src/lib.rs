@@ -4,7 +4,7 @@
 //! [`data`] and [`batches`] lay them out, [`setup`] checks all of it before a step is taken, [`trainer`] runs
 //! the steps on the engine, and [`checkpoint`] lets an interrupted run go on with the same bits. [`shared`]
 //! is what the runs of a sweep have in common. [`generate`] answers prompts
-//! with a trained model, and [`train_tokenizer`] makes a tokenizer. The engine is [`model`], [`ops`] and [`optimizer`].
+//! with a trained model (`slots` keeps it busy), and [`train_tokenizer`] makes a tokenizer. The engine is [`model`], [`ops`] and [`optimizer`].
 
 pub mod batches;
 pub mod bpe;
@@ -30,6 +30,7 @@ pub mod sampling;
 pub mod schedule;
 pub mod setup;
 pub mod shared;
+mod slots;
 pub mod template;
 pub mod tensorboard;
 pub mod tokenizer;

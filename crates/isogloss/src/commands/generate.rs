@@ -24,6 +24,8 @@ use crate::remote::model_folder;
 Examples:
   isogloss generate --model tuned/model --data prompts.parquet --out answers \\
       --factor n=100 --factor train_langs=en,es
+  isogloss generate --model tuned/model --data prompts.parquet --out answers --device cuda \\
+      --temperature 0.7 --top-p 0.9
   isogloss generate --model tuned/model --data prompts.parquet --out - | python read_arrow.py")]
 pub struct Args {
     /// The model: a Hugging Face folder, or hf://owner/name[@revision].
@@ -42,6 +44,10 @@ pub struct Args {
     #[arg(long, value_name = "T")]
     temperature: Option<f64>,
 
+    /// Samples from so many of the most likely tokens; 0: from all [default: 0].
+    #[arg(long, value_name = "K")]
+    top_k: Option<u32>,
+
     /// Samples from the fewest tokens that hold this much probability [default: 1].
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
@@ -50,11 +56,12 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Prompts side by side; does not change the answers [default: 16].
+    /// Prompts side by side (slots); a slot whose answer ends takes the next prompt. Does not change the
+    /// answers [default: 16 on the processor; on a card as many as its memory has room for, 256 at most].
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
 
-    /// auto, cpu or cuda.
+    /// auto, cpu or cuda. A card picks tokens itself and runs up to 8 steps before they are read.
     #[arg(long, value_parser = super::train::device)]
     device: Option<Device>,
 
@@ -89,6 +96,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut config: GenerateConfig = settings(args.config.as_deref())?;
     set(&mut config.max_new_tokens, args.max_new_tokens);
     set(&mut config.temperature, args.temperature);
+    set(&mut config.top_k, args.top_k);
     set(&mut config.top_p, args.top_p);
     set(&mut config.seed, args.seed);
     set(&mut config.batch_size, args.batch_size);

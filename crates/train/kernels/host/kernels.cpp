@@ -14,6 +14,7 @@
 #include "../norm.cu"
 #include "../reduce.cu"
 #include "../rope.cu"
+#include "../sample.cu"
 
 /// Runs a kernel to its end. 0, or 1 where no kernel has that name.
 extern "C" int emulate_launch(const char* kernel, const u32* grid, const u32* block, u32 shared_bytes,

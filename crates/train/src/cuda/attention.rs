@@ -328,7 +328,7 @@ impl Decode<'_> {
             window: window.unwrap_or(0) as i32,
             scale,
             cap: softcap.unwrap_or(0.0),
-            pieces: self.shape.capacity.div_ceil(PIECE) as i32,
+            pieces: self.shape.reach.div_ceil(PIECE) as i32,
         }
     }
 
@@ -356,9 +356,6 @@ impl Decode<'_> {
         let (task, heads) = (self.task(), self.shape.attention.heads);
         let (rows, sharing, size) = (self.slots.host.len(), heads.group(), heads.size);
         ensure!(sharing <= 16, "{sharing} query heads share a key head; decoding takes 16 at most");
-        // Only as many pieces as the longest row needs are launched; where parts stand does not
-        // depend on it.
-        let longest = self.positions.host.iter().max().map_or(0, |&last| last as usize + 1);
         let places = rows * heads.queries * task.pieces as usize;
         let (partial, states) =
             (self.pool.take(places * size * 4)?, self.pool.take(places * 2 * 4)?);
@@ -371,7 +368,7 @@ impl Decode<'_> {
             .with(self.positions.at())
             .with(task);
         let grid = Grid {
-            blocks: [longest.div_ceil(PIECE) as u32, heads.key_values as u32, rows as u32],
+            blocks: [task.pieces as u32, heads.key_values as u32, rows as u32],
             threads: 128,
             shared: (sharing * (size + PIECE) * 4) as u32,
         };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use half::bf16;
 
 use super::attention::{Attention, Decode};
@@ -15,16 +15,19 @@ use super::driver::{Address, Arguments, Driver, Grid};
 use super::gemm::{self, Gated, Layout, Product, Target};
 use super::graph::Recorded;
 use super::memory::{Buffer, Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
-use super::norm;
 use super::optimizer::{DeviceMoments, Optimizer};
+use super::{norm, sample};
 use crate::ops::{
-    Activation, AdamWStep, AttentionShape, Backend, CacheShape, Form, GluShape, HeadGradient,
+    Activation, AdamWStep, AttentionShape, Backend, CacheShape, Draw, Form, GluShape, HeadGradient,
     HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, Moments, NormGradients,
-    NormShape, Plus, RopeLayout, SavedAttention, Update,
+    NormShape, Plus, RopeLayout, SampleShape, SavedAttention, Update,
 };
 
 /// Bytes of the products of the head that stand at a time, f32 and bf16 together.
 const LOGITS: usize = 384 << 20;
+/// Steps of decoding whose tokens are read together. A sequence that ends wastes half of them on
+/// average, and the device waits for the host once in so many.
+const RUNS_AHEAD: usize = 8;
 
 /// The operations on a device.
 #[derive(Clone)]
@@ -231,6 +234,10 @@ impl Backend for Cuda {
         self.run_recorded(recorded, work);
     }
 
+    fn refusal(recorded: &Recorded) -> Option<&str> {
+        recorded.refused()
+    }
+
     fn zeros(&self, kind: Kind, len: usize) -> Tensor {
         let tensor = match kind {
             Kind::Weight => self.tensor_of(kind, Dtype::Bf16, len, true),
@@ -317,6 +324,38 @@ impl Backend for Cuda {
             });
         }
         index
+    }
+
+    fn set_index(&self, index: &mut Index, values: &[u32]) {
+        self.run(|| {
+            ensure!(index.host.len() == values.len(), "an index keeps its length");
+            index.host.copy_from_slice(values);
+            index.derived = Mutex::default();
+            match &index.buffer {
+                Some(buffer) => self.driver.copy_in(buffer.at, bytes_of(values)),
+                None => Ok(()),
+            }
+        });
+    }
+
+    fn index_len(&self, index: &Index) -> usize {
+        index.host.len()
+    }
+
+    fn index_values(&self, index: &Index, len: usize) -> Vec<u32> {
+        let mut values = vec![0; len];
+        if len > 0 {
+            self.run(|| self.driver.copy_out(bytes_of_mut(&mut values), index.at()));
+        }
+        values
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        Some(self.run(|| Ok(self.driver.free_memory()? + self.pool.idle() as u64)))
+    }
+
+    fn runs_ahead(&self) -> usize {
+        RUNS_AHEAD
     }
 
     fn check(&self) -> Result<()> {
@@ -555,6 +594,10 @@ impl Backend for Cuda {
         let (driver, pool) = (&*self.driver, &self.pool);
         let (cache, qkv) = (cache.at(), qkv.at());
         self.run(|| Decode { driver, pool, cache, qkv, slots, positions, shape }.attend(out.at()));
+    }
+
+    fn sample(&self, draw: Draw<'_, Index>, products: &Tensor, shape: SampleShape) {
+        self.run(|| sample::launch(&*self.driver, draw, products, shape));
     }
 
     fn glu(&self, y: &mut Tensor, gate_up: &Tensor, shape: GluShape) {

@@ -173,6 +173,11 @@ impl Driver for Card {
         }
     }
 
+    fn free_memory(&self) -> Result<u64> {
+        self.enter()?;
+        Ok(result::mem_get_info()?.0 as u64)
+    }
+
     fn copy_in(&self, to: Address, bytes: &[u8]) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller owns the range. The driver has read pageable memory when this returns.

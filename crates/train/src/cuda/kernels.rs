@@ -196,6 +196,12 @@ pub const FILES: &[KernelFile] = &[
         hopper: false,
         kernels: &[("rope_halves", 64), ("rope_interleaved", 64)],
     },
+    KernelFile {
+        name: "sample.cu",
+        source: source!("sample.cu"),
+        hopper: false,
+        kernels: &[("sample", 64)],
+    },
 ];
 
 /// The file that holds a kernel.

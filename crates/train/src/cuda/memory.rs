@@ -161,7 +161,11 @@ impl Pool {
         let (at, size) = match held {
             Some(held) => held,
             None => {
-                let at = self.driver.allocate(class)?;
+                // What others gave back may be of no use to anyone, but in the way.
+                let at = self.driver.allocate(class).or_else(|error| match self.give_back() {
+                    true => self.driver.allocate(class),
+                    false => Err(error),
+                })?;
                 self.state().allocations += 1;
                 (at, class)
             }
@@ -170,6 +174,18 @@ impl Pool {
         usage.now += bytes;
         usage.peak = usage.peak.max(usage.now);
         Ok(Buffer { pool: Arc::clone(self), at, size, recorded, purpose, bytes })
+    }
+
+    /// Gives the driver back what is kept for the next who asks; whether there was any.
+    fn give_back(&self) -> bool {
+        let state = &mut *self.state();
+        if state.recording || state.free.is_empty() {
+            return false;
+        }
+        for at in std::mem::take(&mut state.free).into_values().flatten() {
+            self.driver.free(at);
+        }
+        true
     }
 
     /// Says whether work is being recorded from here on.

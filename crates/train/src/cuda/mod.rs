@@ -11,6 +11,8 @@ pub mod driver;
 #[cfg(test)]
 mod emulator;
 pub mod gemm;
+#[cfg(test)]
+mod generation_tests;
 pub mod graph;
 pub mod kernels;
 pub mod memory;
@@ -19,6 +21,7 @@ pub mod nvrtc;
 pub mod optimizer;
 #[cfg(test)]
 mod optimizer_tests;
+mod sample;
 #[cfg(test)]
 mod tests;
 

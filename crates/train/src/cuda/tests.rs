@@ -276,7 +276,7 @@ fn cached_attention_agrees_with_attention_over_the_whole_sequence() {
             let documents = vec![0, rows as u32];
             Reference.attention(&mut out, &mut sums, &qkv, &documents, attention);
 
-            let shape = CacheShape { attention, capacity };
+            let shape = CacheShape { attention, capacity, reach: rows };
             let mut cache = poisoned(&ops, Kind::Activation, 3 * shape.slot_len());
             let positions: Vec<u32> = (0..rows as u32).collect();
             let tqkv = ops.tensor(Kind::Activation, qkv.clone());
@@ -536,11 +536,11 @@ fn a_number_is_rounded_as_the_tensors_it_meets_are() {
 }
 
 /// A config with head sizes and windows of the kind that families have.
-fn tiny(text: &str) -> ModelConfig {
+pub(super) fn tiny(text: &str) -> ModelConfig {
     ModelConfig::parse(text, std::path::Path::new("config.json")).expect("a config")
 }
 
-const QWEN3: &str = r#"{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 96,
+pub(super) const QWEN3: &str = r#"{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 96,
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0, "tie_word_embeddings": true, "initializer_range": 0.2, "hidden_act": "silu"}"#;

@@ -1,26 +1,60 @@
 //! Generation: prompts fill slots of a cache of keys and values, then each step takes one token a
 //! slot. What a slot yields is the same, bit for bit, whatever other slots are in use: it is made
 //! by operations whose rows do not depend on one another.
+//!
+//! Tokens are chosen where the logits are. What a step leaves is what the next begins with, so that a
+//! device takes several steps before the host reads their tokens, each step by one call where it is
+//! recorded. Rows that only fill up a count of rows for which there is a recording use a spare slot.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
 use super::activations::{Activations, Purpose};
 use super::decoder::{Attend, Pass};
-use super::passes::Memory;
 use super::{Batch, Decoder, ModelConfig, Packed};
-use crate::ops::{AttentionShape, Backend, CacheShape, Cpu, Kind};
+use crate::ops::sample::Choice;
+use crate::ops::{AttentionShape, Backend, CacheShape, Cpu, Draw, Kind, SampleShape};
 
-/// Tokens of prompts that are run together; a longer prompt is run alone.
+/// Tokens of prompts that are run together; a longer prompt is run alone. On a device that runs ahead
+/// it takes more to keep it busy.
 const PREFILL: usize = 1024;
+const PREFILL_AHEAD: usize = 8192;
+/// Recordings are made for positions below so many and its doubles.
+const LEAST_REACH: usize = 256;
 
-/// Keys and values of the sequences being generated, one slot each.
+/// Keys and values of the sequences being generated, one slot each, and the memory of their steps. It
+/// belongs to the model that it was made for.
 pub struct KvCache<B: Backend = Cpu> {
     /// One tensor a layer.
     layers: Vec<B::Tensor>,
     /// Tokens that a slot holds at most.
     capacity: usize,
-    /// Tokens in each slot.
+    /// Tokens in each slot, and the one that its next step reads.
     lengths: Vec<usize>,
+    last: Vec<u32>,
+    /// Memory of steps.
+    passes: Option<Activations<B::Tensor>>,
+    /// Inputs and outputs of steps, by the number of rows.
+    sets: BTreeMap<usize, Rows<B>>,
+}
+
+/// Rows that take steps, in memory that stays where it is.
+struct Rows<B: Backend> {
+    packed: Packed<B>,
+    slots: B::Index,
+    tokens: Chosen<B>,
+    /// The steps that are recorded for now, by [reach, positions with angles].
+    recorded: BTreeMap<[usize; 2], B::Recorded>,
+    choice: Choice,
+}
+
+/// Where chosen tokens go, beside the next step's inputs; see [`Draw`].
+struct Chosen<B: Backend> {
+    taken: B::Index,
+    picked: B::Index,
+    chances: B::Index,
 }
 
 /// One row of logits for each sequence of a call, in its order.
@@ -51,12 +85,25 @@ impl<B: Backend + Clone> KvCache<B> {
     /// Room for `slots` sequences of at most `capacity` tokens, prompt and generated together.
     #[must_use]
     pub fn new(model: &Decoder<B>, slots: usize, capacity: usize) -> Self {
-        let attention = AttentionShape::plain(model.config.heads());
-        let shape = CacheShape { attention, capacity };
+        let held = slots + usize::from(model.backend.runs_ahead() > 0);
         let layers = (0..model.config.num_hidden_layers)
-            .map(|_| model.backend.zeros(Kind::Activation, slots * shape.slot_len()))
+            .map(|_| model.backend.zeros(Kind::Activation, held * slot_len(model, capacity)))
             .collect();
-        Self { layers, capacity, lengths: vec![0; slots] }
+        let (passes, sets) = (None, BTreeMap::new());
+        Self { layers, capacity, lengths: vec![0; slots], last: vec![0; slots], passes, sets }
+    }
+
+    /// Bytes of device memory that a slot takes, 2 a value.
+    #[must_use]
+    pub fn slot_bytes(model: &Decoder<B>, capacity: usize) -> u64 {
+        (model.config.num_hidden_layers * slot_len(model, capacity) * 2) as u64
+    }
+
+    /// Why steps cannot be recorded and run one launch after the other, if that is so.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let recorded = self.sets.values().flat_map(|set| set.recorded.values());
+        recorded.filter_map(B::refusal).next().map(str::to_owned)
     }
 
     /// Number of slots.
@@ -98,7 +145,41 @@ impl<B: Backend + Clone> KvCache<B> {
     }
 }
 
+/// Elements of a slot in one layer.
+fn slot_len<B: Backend>(model: &Decoder<B>, capacity: usize) -> usize {
+    let attention = AttentionShape::plain(model.config.heads());
+    CacheShape { attention, capacity, reach: capacity }.slot_len()
+}
+
 impl<B: Backend + Clone> Decoder<B> {
+    /// Tokens of prompts that are run together.
+    #[must_use]
+    pub fn prefill_tokens(&self) -> usize {
+        if self.backend.runs_ahead() > 0 { PREFILL_AHEAD } else { PREFILL }
+    }
+
+    /// Bytes of memory that nobody has taken, where that is for the engine to share out.
+    #[must_use]
+    pub fn free_memory(&self) -> Option<u64> {
+        self.backend.free_memory()
+    }
+
+    /// Bytes that a pass over prompts takes beside the cache, the longest of so many tokens: streams,
+    /// what a layer writes, and the logits of as many rows as a step may have, in whole numbers above.
+    #[must_use]
+    pub fn pass_bytes(&self, longest: usize) -> u64 {
+        let config = &self.config;
+        let row = 8 * config.hidden_size + 2 * config.qkv_width() + 4 * config.intermediate_size;
+        let tokens = longest.max(self.prefill_tokens());
+        (2 * tokens * row + 8 * 256 * config.vocab_size) as u64
+    }
+
+    /// Steps that [`Decoder::proceed`] takes at once at most.
+    #[must_use]
+    pub fn most_steps(&self) -> usize {
+        self.backend.runs_ahead().max(1)
+    }
+
     /// Puts each prompt into its slot, in place of what was there, and returns the logits after
     /// each one's last token.
     ///
@@ -110,35 +191,68 @@ impl<B: Backend + Clone> Decoder<B> {
         cache: &mut KvCache<B>,
         sequences: &[(usize, &[u32])],
     ) -> Result<Logits> {
-        for (i, &(slot, tokens)) in sequences.iter().enumerate() {
-            cache.check(slot, tokens.len(), &self.config)?;
-            ensure!(!tokens.is_empty(), "the prompt of slot {slot} is empty");
-            ensure!(
-                sequences[..i].iter().all(|(other, _)| *other != slot),
-                "slot {slot} is named twice"
-            );
-        }
         let mut values = Vec::with_capacity(sequences.len() * self.config.vocab_size);
-        let mut rest = sequences;
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fits = |(_, sequence): &&(usize, &[u32])| {
-                tokens += sequence.len();
-                tokens <= PREFILL
-            };
-            let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-            values.extend(self.prefill_together(cache, now)?);
-            rest = later;
+        for group in self.groups(cache, sequences)? {
+            self.fill(cache, &sequences[group.clone()])?;
+            values.extend(self.read_logits(group.len())?);
         }
         Ok(Logits { values, vocab: self.config.vocab_size })
     }
 
-    /// One pass over some prompts laid end to end.
-    fn prefill_together(
+    /// Puts each prompt into its slot, in place of what was there, and returns the token that comes
+    /// after each, chosen with these random bits; [`NO_TOKEN`](crate::ops::sample::NO_TOKEN) where
+    /// the logits are not numbers.
+    ///
+    /// # Errors
+    /// As [`Decoder::prefill`].
+    pub fn start(
         &mut self,
         cache: &mut KvCache<B>,
         sequences: &[(usize, &[u32])],
-    ) -> Result<Vec<f32>> {
+        choice: Choice,
+        chances: &[u64],
+    ) -> Result<Vec<u32>> {
+        ensure!(chances.len() == sequences.len(), "a random number for each prompt");
+        let mut tokens = Vec::with_capacity(sequences.len());
+        for group in self.groups(cache, sequences)? {
+            self.fill(cache, &sequences[group.clone()])?;
+            for (&(slot, _), token) in
+                sequences[group.clone()].iter().zip(self.choose(choice, &chances[group])?)
+            {
+                cache.last[slot] = token;
+                tokens.push(token);
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Checks prompts and says which are run together.
+    fn groups(
+        &self,
+        cache: &KvCache<B>,
+        sequences: &[(usize, &[u32])],
+    ) -> Result<Vec<Range<usize>>> {
+        let (mut groups, mut start, mut tokens) = (Vec::new(), 0, 0);
+        for (i, &(slot, sequence)) in sequences.iter().enumerate() {
+            cache.check(slot, sequence.len(), &self.config)?;
+            ensure!(!sequence.is_empty(), "the prompt of slot {slot} is empty");
+            ensure!(
+                sequences[..i].iter().all(|(other, _)| *other != slot),
+                "slot {slot} is named twice"
+            );
+            tokens += sequence.len();
+            if tokens > self.prefill_tokens() && i > start {
+                groups.push(start..i);
+                (start, tokens) = (i, sequence.len());
+            }
+        }
+        groups.push(start..sequences.len());
+        groups.retain(|group| !group.is_empty());
+        Ok(groups)
+    }
+
+    /// One pass over some prompts laid end to end; leaves the head's products of their last tokens.
+    fn fill(&mut self, cache: &mut KvCache<B>, sequences: &[(usize, &[u32])]) -> Result<()> {
         let (mut batch, mut slots) = (Batch { documents: vec![0], ..Batch::default() }, Vec::new());
         for &(slot, tokens) in sequences {
             batch.tokens.extend(tokens);
@@ -153,19 +267,121 @@ impl<B: Backend + Clone> Decoder<B> {
         let (packed, slots) = (batch.pack(&self.backend), self.backend.index(&slots));
         let capacity = cache.capacity;
         let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, capacity };
-        let values = self.logits(&packed, attend, batch.tokens.len())?;
+        self.products(&packed, attend, batch.tokens.len())?;
         for &(slot, tokens) in sequences {
             cache.lengths[slot] = tokens.len();
         }
-        Ok(values)
+        Ok(())
     }
 
-    /// Appends one token to each of some slots and returns the logits after it.
+    /// Chooses a token from each row of the products of the last pass.
+    fn choose(&mut self, choice: Choice, chances: &[u64]) -> Result<Vec<u32>> {
+        let (backend, rows) = (&self.backend, chances.len());
+        let zeros = || backend.index(&vec![0; rows]);
+        let (mut tokens, mut positions) = (zeros(), zeros());
+        let mut chosen: Chosen<B> =
+            Chosen { taken: zeros(), picked: zeros(), chances: backend.index(&halves(chances)) };
+        if let Some(kept) = &self.memory.inference {
+            let shape = sample_shape(&self.config, rows, choice, u32::MAX);
+            backend.sample(chosen.draw(&mut tokens, &mut positions), &kept.head.logits, shape);
+        }
+        let picked = backend.index_values(&chosen.picked, rows);
+        backend.check()?;
+        Ok(picked)
+    }
+
+    /// Continues each of some slots by `steps` tokens, at most [`Decoder::most_steps`], chosen with the
+    /// random bits `[steps, N]`. Returns them `[steps, N]`; what comes after a slot is full, or after
+    /// its logits are not numbers, is of no use.
     ///
     /// # Errors
-    /// If a slot is empty, full or named twice, or an id is outside the vocabulary.
-    pub fn decode(&mut self, cache: &mut KvCache<B>, tokens: &[(usize, u32)]) -> Result<Logits> {
-        let (mut slots, mut positions) = (Vec::new(), Vec::new());
+    /// If a slot is empty, full or named twice, or its last logits were not numbers.
+    pub fn proceed(
+        &mut self,
+        cache: &mut KvCache<B>,
+        slots: &[usize],
+        steps: usize,
+        choice: Choice,
+        chances: &[u64],
+    ) -> Result<Vec<u32>> {
+        let most = self.most_steps();
+        ensure!((1..=most).contains(&steps), "{steps} steps where 1 to {most} are possible");
+        ensure!(chances.len() == steps * slots.len(), "a random number for each step and row");
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
+        ensure!(
+            slots.iter().all(|&slot| slot < cache.slots()),
+            "there are {} slots",
+            cache.slots()
+        );
+        let tokens: Vec<(usize, u32)> =
+            slots.iter().map(|&slot| (slot, cache.last[slot])).collect();
+        self.check_steps(cache, &tokens)?;
+        self.memory.reserve_angles(&self.backend, &self.config, cache.capacity);
+        let rows = match self.backend.runs_ahead() {
+            0 => tokens.len(),
+            _ => tokens.len().next_power_of_two().min(cache.slots()),
+        };
+        let mut set =
+            cache.sets.remove(&rows).unwrap_or_else(|| Rows::new(&self.backend, rows, most));
+        set.set(&self.backend, cache, &tokens, chances);
+        if set.choice != choice {
+            set.recorded.clear();
+            set.choice = choice;
+        }
+        let longest = slots.iter().map(|&slot| cache.lengths[slot] + steps).max().unwrap_or(0);
+        let reach = longest.next_power_of_two().max(LEAST_REACH).min(cache.capacity);
+        for _ in 0..steps {
+            self.step(cache, &mut set, rows, reach)?;
+        }
+        let picked = self.backend.index_values(&set.tokens.picked, steps * rows);
+        self.backend.check()?;
+        cache.sets.insert(rows, set);
+        for (row, &slot) in slots.iter().enumerate() {
+            cache.lengths[slot] = (cache.lengths[slot] + steps).min(cache.capacity);
+            cache.last[slot] = picked[(steps - 1) * rows + row];
+        }
+        Ok(picked.chunks_exact(rows).flat_map(|step| &step[..slots.len()]).copied().collect())
+    }
+
+    /// One step of a set of rows.
+    fn step(
+        &self,
+        cache: &mut KvCache<B>,
+        set: &mut Rows<B>,
+        rows: usize,
+        reach: usize,
+    ) -> Result<()> {
+        ensure!(self.adapter.is_none(), ADAPTER);
+        let (backend, config, capacity) = (&self.backend, &self.config, cache.capacity);
+        let most = cache.slots();
+        let kept = Activations::reserve(
+            &mut cache.passes,
+            backend,
+            config,
+            most,
+            Purpose::Inference,
+            [0; 4],
+        );
+        if backend.len(&kept.head.logits) < most * config.vocab_size {
+            kept.head.logits = backend.zeros(Kind::Statistic, most * config.vocab_size);
+        }
+        let pass = self.pass_apart(rows);
+        let shape = sample_shape(config, rows, set.choice, capacity as u32 - 1);
+        let Rows { packed, slots, tokens, recorded, .. } = set;
+        backend.recorded(recorded.entry([reach, self.memory.angles.1]).or_default(), &mut || {
+            let caches = &mut cache.layers[..];
+            pass.forward(packed, kept, Attend::Step { caches, slots, capacity, reach });
+            pass.products(packed, kept);
+            let draw = tokens.draw(&mut packed.tokens, &mut packed.positions);
+            backend.sample(draw, &kept.head.logits, shape);
+        });
+        Ok(())
+    }
+
+    /// Checks what takes a step.
+    fn check_steps(&self, cache: &KvCache<B>, tokens: &[(usize, u32)]) -> Result<()> {
         for (i, &(slot, id)) in tokens.iter().enumerate() {
             ensure!(
                 tokens[..i].iter().all(|(other, _)| *other != slot),
@@ -178,52 +394,139 @@ impl<B: Backend + Clone> Decoder<B> {
             );
             cache.check(slot, cache.lengths.get(slot).map_or(0, |len| len + 1), &self.config)?;
             ensure!(cache.lengths[slot] > 0, "slot {slot} has no prompt");
-            slots.push(slot as u32);
-            positions.push(cache.lengths[slot] as u32);
         }
+        Ok(())
+    }
+
+    /// Appends one token to each of some slots and returns the logits after it.
+    ///
+    /// # Errors
+    /// If a slot is empty, full or named twice, or an id is outside the vocabulary.
+    pub fn decode(&mut self, cache: &mut KvCache<B>, tokens: &[(usize, u32)]) -> Result<Logits> {
+        self.check_steps(cache, tokens)?;
+        if tokens.is_empty() {
+            return Ok(Logits { values: Vec::new(), vocab: self.config.vocab_size });
+        }
+        let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
+        let slots: Vec<u32> = tokens.iter().map(|&(slot, _)| slot as u32).collect();
+        let positions: Vec<u32> =
+            tokens.iter().map(|&(slot, _)| cache.lengths[slot] as u32).collect();
         let longest = positions.iter().max().map_or(0, |&last| last as usize + 1);
         self.memory.reserve_angles(&self.backend, &self.config, longest);
-        let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
         let packed = Packed::steps(&self.backend, &ids, &positions);
         let slots = self.backend.index(&slots);
-        let capacity = cache.capacity;
-        let attend = Attend::Step { caches: &mut cache.layers, slots: &slots, capacity };
-        let values = self.logits(&packed, attend, tokens.len())?;
+        let (caches, capacity) = (&mut cache.layers[..], cache.capacity);
+        let attend = Attend::Step { caches, slots: &slots, capacity, reach: capacity };
+        self.products(&packed, attend, tokens.len())?;
         for &(slot, _) in tokens {
             cache.lengths[slot] += 1;
         }
-        Ok(Logits { values, vocab: self.config.vocab_size })
+        Ok(Logits { values: self.read_logits(tokens.len())?, vocab: self.config.vocab_size })
     }
 
-    /// Logits of the rows of `packed` that count.
-    fn logits(
-        &mut self,
-        packed: &Packed<B>,
-        attend: Attend<'_, B>,
-        rows: usize,
-    ) -> Result<Vec<f32>> {
-        if rows == 0 {
-            return Ok(Vec::new());
-        }
-        // An adapter's products are not the ones whose rows do not depend on one another.
-        ensure!(self.adapter.is_none(), "an adapter is merged into its model before it decodes");
+    /// The head's products of the rows of `packed` that count.
+    fn products(&mut self, packed: &Packed<B>, attend: Attend<'_, B>, rows: usize) -> Result<()> {
+        ensure!(self.adapter.is_none(), ADAPTER);
+        let mut inference = self.memory.inference.take();
         let (backend, config) = (&self.backend, &self.config);
-        let Memory { angles, inference: held, .. } = &mut self.memory;
-        let purpose = Purpose::Inference;
-        let kept = Activations::reserve(held, backend, config, rows, purpose, [0; 4]);
-        let pass = Pass {
-            backend,
-            config,
+        let kept =
+            Activations::reserve(&mut inference, backend, config, rows, Purpose::Inference, [0; 4]);
+        let pass = self.pass_apart(rows);
+        pass.forward(packed, kept, attend);
+        pass.products(packed, kept);
+        self.memory.inference = inference;
+        self.backend.check()
+    }
+
+    /// A pass whose rows do not depend on one another.
+    fn pass_apart(&self, rows: usize) -> Pass<'_, B> {
+        Pass {
+            backend: &self.backend,
+            config: &self.config,
             weights: &self.weights,
             lanes: &[],
-            angles: &angles.0,
+            angles: &self.memory.angles.0,
             rows,
             rows_apart: true,
-        };
-        pass.forward(packed, kept, attend);
-        let logits = pass.logits(packed, kept);
+        }
+    }
+
+    /// The products of the last pass as logits.
+    fn read_logits(&self, rows: usize) -> Result<Vec<f32>> {
+        let shape = self.config.head(rows);
+        let mut logits = self.memory.inference.as_ref().map_or_else(Vec::new, |kept| {
+            self.backend.values(&kept.head.logits, rows * shape.linear.outputs)
+        });
         self.backend.check()?;
+        shape.logits.apply(&mut logits);
         Ok(logits)
+    }
+}
+
+/// An adapter's products are not the ones whose rows do not depend on one another.
+const ADAPTER: &str = "an adapter is merged into its model before it decodes";
+
+fn sample_shape(config: &ModelConfig, rows: usize, choice: Choice, last: u32) -> SampleShape {
+    let logits = config.head(rows).logits;
+    SampleShape { rows, vocabulary: config.vocab_size, logits, choice, last }
+}
+
+/// Random bits as pairs of whole numbers, the lower half first.
+fn halves(chances: &[u64]) -> Vec<u32> {
+    chances.iter().flat_map(|&bits| [bits as u32, (bits >> 32) as u32]).collect()
+}
+
+impl<B: Backend> Chosen<B> {
+    fn draw<'a>(
+        &'a mut self,
+        tokens: &'a mut B::Index,
+        positions: &'a mut B::Index,
+    ) -> Draw<'a, B::Index> {
+        let Self { taken, picked, chances } = self;
+        Draw { tokens, positions, taken, picked, chances }
+    }
+}
+
+impl<B: Backend> Rows<B> {
+    fn new(backend: &B, rows: usize, steps: usize) -> Self {
+        let zeros = |len: usize| backend.index(&vec![0; len]);
+        let tokens = Chosen {
+            taken: zeros(rows),
+            picked: zeros(steps * rows),
+            chances: zeros(steps * rows * 2),
+        };
+        Self {
+            packed: Packed::steps(backend, &vec![0; rows], &vec![0; rows]),
+            slots: zeros(rows),
+            tokens,
+            recorded: BTreeMap::new(),
+            choice: Choice::GREEDY,
+        }
+    }
+
+    /// What the rows begin with. Those beyond `tokens` start over in the spare slot.
+    fn set(&mut self, backend: &B, cache: &KvCache<B>, tokens: &[(usize, u32)], chances: &[u64]) {
+        let rows = self.packed.counted_rows.len();
+        let filled = |values: &mut dyn Iterator<Item = u32>, spare: u32| {
+            let mut values: Vec<u32> = values.collect();
+            values.resize(rows, spare);
+            values
+        };
+        let slots =
+            filled(&mut tokens.iter().map(|&(slot, _)| slot as u32), cache.lengths.len() as u32);
+        let ids = filled(&mut tokens.iter().map(|&(_, id)| id), 0);
+        let positions = filled(&mut tokens.iter().map(|&(slot, _)| cache.lengths[slot] as u32), 0);
+        backend.set_index(&mut self.slots, &slots);
+        backend.set_index(&mut self.packed.tokens, &ids);
+        backend.set_index(&mut self.packed.positions, &positions);
+        backend.set_index(&mut self.tokens.taken, &vec![0; rows]);
+        let mut all = Vec::with_capacity(backend.index_len(&self.tokens.chances));
+        for step in chances.chunks_exact(tokens.len()) {
+            all.extend(halves(step));
+            all.resize(all.len().next_multiple_of(2 * rows), 0);
+        }
+        all.resize(backend.index_len(&self.tokens.chances), 0);
+        backend.set_index(&mut self.tokens.chances, &all);
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) enum Attend<'a, B: Backend> {
     /// Whole documents, whose keys and values also go into a cache.
     Fill { caches: &'a mut [B::Tensor], slots: &'a B::Index, capacity: usize },
     /// One row for each of some cached sequences.
-    Step { caches: &'a mut [B::Tensor], slots: &'a B::Index, capacity: usize },
+    Step { caches: &'a mut [B::Tensor], slots: &'a B::Index, capacity: usize, reach: usize },
 }
 
 /// The constants of one pass.
@@ -161,12 +161,12 @@ impl<B: Backend> Pass<'_, B> {
                 ops.attention(attended, log_sums, qkv, &batch.documents, attention);
             }
             Attend::Fill { caches, slots, capacity } => {
-                let shape = CacheShape { attention, capacity: *capacity };
+                let shape = CacheShape { attention, capacity: *capacity, reach: *capacity };
                 ops.cache_store(&mut caches[l], qkv, slots, positions, shape);
                 ops.attention(attended, log_sums, qkv, &batch.documents, attention);
             }
-            Attend::Step { caches, slots, capacity } => {
-                let shape = CacheShape { attention, capacity: *capacity };
+            Attend::Step { caches, slots, capacity, reach } => {
+                let shape = CacheShape { attention, capacity: *capacity, reach: *reach };
                 ops.cache_store(&mut caches[l], qkv, slots, positions, shape);
                 ops.cached_attention(attended, qkv, &caches[l], slots, positions, shape);
             }
@@ -247,19 +247,16 @@ impl<B: Backend> Pass<'_, B> {
         ops.norm(normed, inverse, x, &self.weights.norm, None, norm);
     }
 
-    /// Logits `[counted, V]` of the counted rows.
-    pub fn logits(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>) -> Vec<f32> {
+    /// The head's products `[counted, V]` of the counted rows, into `head.logits`.
+    pub fn products(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>) {
         self.head_stream(batch, kept);
         let (ops, head, counted) = (self.backend, &mut kept.head, batch.counted_rows.len());
-        let shape = self.config.head(counted);
-        let len = counted * shape.linear.outputs;
+        let linear = self.config.head(counted).linear;
+        let len = counted * linear.outputs;
         if ops.len(&head.logits) < len {
             head.logits = ops.zeros(Kind::Statistic, len);
         }
-        let (weight, linear) = (self.weights.head(), shape.linear);
+        let weight = self.weights.head();
         ops.linear_rows(&mut head.logits, &head.normed, weight, Plus::NOTHING, linear);
-        let mut logits = ops.values(&head.logits, len);
-        shape.logits.apply(&mut logits);
-        logits
     }
 }

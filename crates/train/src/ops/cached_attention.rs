@@ -8,7 +8,7 @@ use super::{AttentionShape, CacheShape, simd};
 
 /// Puts the keys and values of each row of `qkv` into its slot at its position.
 pub fn store(cache: &mut [f32], qkv: &[f32], slots: &[u32], positions: &[u32], shape: CacheShape) {
-    let CacheShape { attention: AttentionShape { heads, .. }, capacity } = shape;
+    let CacheShape { attention: AttentionShape { heads, .. }, capacity, .. } = shape;
     let size = heads.size;
     for (row, (&slot, &position)) in slots.iter().zip(positions).enumerate() {
         let keys_and_values =
@@ -31,7 +31,8 @@ pub fn attend(
     positions: &[u32],
     shape: CacheShape,
 ) {
-    let CacheShape { attention: AttentionShape { heads, scale, softcap, .. }, capacity } = shape;
+    let CacheShape { attention: AttentionShape { heads, scale, softcap, .. }, capacity, .. } =
+        shape;
     let (size, part) = (heads.size, heads.group() * heads.size);
     let cost: usize = positions.iter().map(|&p| (p as usize + 1) * heads.query_width()).sum();
     let out = Shared::new(out);
@@ -109,8 +110,9 @@ pub mod reference {
         positions: &[u32],
         shape: CacheShape,
     ) {
-        let CacheShape { attention: AttentionShape { heads, scale, softcap, .. }, capacity } =
-            shape;
+        let CacheShape {
+            attention: AttentionShape { heads, scale, softcap, .. }, capacity, ..
+        } = shape;
         let size = heads.size;
         for (row, (&slot, &last)) in slots.iter().zip(positions).enumerate() {
             for head in 0..heads.queries {
@@ -152,7 +154,8 @@ mod tests {
         [(None, None), (Some(1.5), None), (None, Some(70)), (Some(0.5), Some(3))].map(
             |(softcap, window)| {
                 let plain = AttentionShape::plain(HEADS);
-                CacheShape { attention: AttentionShape { softcap, window, ..plain }, capacity: 150 }
+                let attention = AttentionShape { softcap, window, ..plain };
+                CacheShape { attention, capacity: 150, reach: 150 }
             },
         )
     }

@@ -24,6 +24,7 @@ pub mod norm;
 mod reference;
 pub mod rope;
 pub mod rounding;
+pub mod sample;
 pub mod simd;
 mod split;
 mod stored;
@@ -295,6 +296,8 @@ pub struct CacheShape {
     pub attention: AttentionShape,
     /// Tokens that a slot holds at most.
     pub capacity: usize,
+    /// All positions of a step are below this, which is at most the capacity.
+    pub reach: usize,
 }
 
 impl CacheShape {
@@ -313,6 +316,36 @@ pub struct HeadGradient<'a, T: ?Sized> {
     pub hidden: &'a mut T,
     /// d head `[V, C]`, added to; none where the head is not trained.
     pub head: Option<&'a mut T>,
+}
+
+/// How tokens are chosen from the head's products.
+#[derive(Debug, Clone, Copy)]
+pub struct SampleShape {
+    /// N.
+    pub rows: usize,
+    /// V.
+    pub vocabulary: usize,
+    /// How products become logits.
+    pub logits: LogitRule,
+    /// How a token is chosen from them.
+    pub choice: sample::Choice,
+    /// No position goes beyond this.
+    pub last: u32,
+}
+
+/// What [`Backend::sample`] reads and writes, an entry a row: what the next step of decoding begins
+/// with, so that steps follow each other without the host.
+pub struct Draw<'a, I> {
+    /// Becomes the chosen token `[N]`; 0 where there is none.
+    pub tokens: &'a mut I,
+    /// Goes up by one `[N]`.
+    pub positions: &'a mut I,
+    /// Steps taken; goes up by one `[N]`.
+    pub taken: &'a mut I,
+    /// The chosen tokens `[steps, N]`, or [`sample::NO_TOKEN`]; the row of this step is written.
+    pub picked: &'a mut I,
+    /// Random bits `[steps, N, 2]`, the lower half first; not read where the choice is greedy.
+    pub chances: &'a I,
 }
 
 /// What a tensor is for, by which a backend chooses how its values stand.
@@ -354,6 +387,11 @@ pub trait Backend {
         work();
     }
 
+    /// Why such work could not be recorded, if it was tried.
+    fn refusal(_recorded: &Self::Recorded) -> Option<&str> {
+        None
+    }
+
     /// `len` zeros.
     fn zeros(&self, kind: Kind, len: usize) -> Self::Tensor;
     /// Moves values into the backend's memory.
@@ -386,6 +424,21 @@ pub trait Backend {
     fn len(&self, tensor: &Self::Tensor) -> usize;
     /// Copies whole numbers in.
     fn index(&self, values: &[u32]) -> Self::Index;
+    /// Copies as many whole numbers over those of an index, which stays where it is.
+    fn set_index(&self, index: &mut Self::Index, values: &[u32]);
+    /// How many whole numbers an index holds.
+    fn index_len(&self, index: &Self::Index) -> usize;
+    /// Copies the first `len` whole numbers out.
+    fn index_values(&self, index: &Self::Index, len: usize) -> Vec<u32>;
+    /// Bytes of memory that nobody has taken, where that is for the engine to share out.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+    /// How many steps decoding runs ahead of the host, with few different counts of rows, so that
+    /// their recordings can be used again. 0: a step is read before the next begins.
+    fn runs_ahead(&self) -> usize {
+        0
+    }
     /// Sets the first `len` values.
     fn fill(&self, tensor: &mut Self::Tensor, len: usize, value: f32);
     /// Sets a block, rows then columns, of a matrix of rows `width` wide.
@@ -562,6 +615,9 @@ pub trait Backend {
         positions: &Self::Index,
         shape: CacheShape,
     );
+
+    /// Chooses the token of each row of `products` `[N, V]`, which the head's map made.
+    fn sample(&self, draw: Draw<'_, Self::Index>, products: &Self::Tensor, shape: SampleShape);
 
     /// y `[rows, F]` = activation(gate) · up, where a row of `gate_up` is gate then up.
     fn glu(&self, y: &mut Self::Tensor, gate_up: &Self::Tensor, shape: GluShape);

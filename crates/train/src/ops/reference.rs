@@ -36,6 +36,18 @@ impl Backend for Reference {
     fn index(&self, values: &[u32]) -> Vec<u32> {
         values.to_vec()
     }
+    fn set_index(&self, index: &mut Vec<u32>, values: &[u32]) {
+        index.copy_from_slice(values);
+    }
+    fn index_len(&self, index: &Vec<u32>) -> usize {
+        index.len()
+    }
+    fn index_values(&self, index: &Vec<u32>, len: usize) -> Vec<u32> {
+        index[..len].to_vec()
+    }
+    fn sample(&self, draw: Draw<'_, Vec<u32>>, products: &Vec<f32>, shape: SampleShape) {
+        sample::sample(draw, products, shape);
+    }
     fn fill(&self, tensor: &mut Vec<f32>, len: usize, value: f32) {
         tensor[..len].fill(value);
     }
