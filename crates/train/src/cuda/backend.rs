@@ -3,7 +3,6 @@
 //! [`Backend::check`].
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,17 +13,15 @@ use super::attention::{Attention, Decode};
 use super::driver::{Address, Arguments, Driver, Grid};
 use super::gemm::{self, Gated, Layout, Product, Target};
 use super::graph::Recorded;
-use super::memory::{Buffer, Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
+use super::memory::{Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
 use super::optimizer::{DeviceMoments, Optimizer};
 use super::{norm, sample};
 use crate::ops::{
     Activation, AdamWStep, AttentionShape, Backend, CacheShape, Draw, Form, GluShape, HeadGradient,
     HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, Moments, NormGradients,
-    NormShape, Plus, RopeLayout, SampleShape, SavedAttention, Update,
+    NormShape, Plus, RopeLayout, SampleShape, SavedAttention, Stored, StoredKind, Update, to_f32,
 };
 
-/// Bytes of the products of the head that stand at a time, f32 and bf16 together.
-const LOGITS: usize = 384 << 20;
 /// Steps of decoding whose tokens are read together. A sequence that ends wastes half of them on
 /// average, and the device waits for the host once in so many.
 const RUNS_AHEAD: usize = 8;
@@ -101,11 +98,16 @@ impl Cuda {
             Dtype::Bf16 => format!("{kernel}_bf16"),
             Dtype::F32 => format!("{kernel}_f32"),
         };
-        let blocks = len.div_ceil(256).min(8 * self.driver.facts().multiprocessors as usize);
         self.run(|| {
             let arguments = Arguments::new().with(tensor.at()).with(len as i64).with(value);
-            self.driver.launch(&kernel, Grid::line(blocks, 256), arguments)
+            self.driver.launch(&kernel, self.over(len), arguments)
         });
+    }
+
+    /// Blocks that go over so many values in turns.
+    fn over(&self, len: usize) -> Grid {
+        let most = 8 * self.driver.facts().multiprocessors as usize;
+        Grid::line(len.div_ceil(256).min(most), 256)
     }
 
     fn product(&self, product: Product) {
@@ -121,106 +123,16 @@ impl Cuda {
         shape: LinearShape,
         rows_apart: bool,
     ) {
+        let to = y.from(shape.y());
+        let target = if y.dtype == Dtype::Bf16 { Target::Bf16(to) } else { Target::F32(to) };
+        let dims = [shape.rows, shape.outputs, shape.inputs];
+        let factors = [x.from(shape.x()), weight.at()];
         self.product(Product {
-            m: shape.rows,
-            n: shape.outputs,
-            k: shape.inputs,
-            layout: Layout::Nt,
-            a: x.from(shape.x()),
-            b: weight.at(),
-            target: match y.dtype {
-                Dtype::Bf16 => Target::Bf16(y.from(shape.y())),
-                Dtype::F32 => Target::F32(y.from(shape.y())),
-            },
             bias: plus.bias.map_or(0, Tensor::at),
             residual: plus.residual.map_or(0, |residual| residual.from(shape.y())),
             rows_apart,
+            ..Product::new(dims, Layout::Nt, factors, target)
         });
-    }
-
-    /// The order in which rows are added by id: distinct ids, where each one's rows begin, rows.
-    fn scatter_order(&self, ids: &Index) -> Result<(Arc<Buffer>, usize)> {
-        let mut by_id: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (row, &id) in ids.host.iter().enumerate() {
-            by_id.entry(id).or_default().push(row as u32);
-        }
-        let distinct = by_id.len();
-        let mut derived = ids.derived.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = derived.get(&(0, 0, false)) {
-            return Ok((Arc::clone(held), distinct));
-        }
-        let mut all: Vec<u32> = by_id.keys().copied().collect();
-        let mut start = 0;
-        for rows in by_id.values() {
-            all.push(start);
-            start += rows.len() as u32;
-        }
-        all.push(start);
-        all.extend(by_id.values().flatten());
-        let buffer = Arc::new(self.pool.take(size_of_val(&all[..]))?);
-        self.driver.copy_in(buffer.at, bytes_of(&all))?;
-        derived.insert((0, 0, false), Arc::clone(&buffer));
-        Ok((buffer, distinct))
-    }
-
-    /// Loss and gradient of some rows of a batch.
-    fn loss_chunk(
-        &self,
-        [losses, hidden, targets]: [Address; 3],
-        head: &Tensor,
-        gradient: Option<&HeadGradient<'_, Tensor>>,
-        shape: HeadShape,
-        [products, dproducts]: [Address; 2],
-    ) -> Result<()> {
-        let LinearShape { first, rows, inputs, outputs } = shape.linear;
-        let row = shape.linear.x() * 2;
-        let plain = Product {
-            m: rows,
-            n: outputs,
-            k: inputs,
-            layout: Layout::Nt,
-            a: hidden + row as Address,
-            b: head.at(),
-            target: Target::F32(products),
-            bias: 0,
-            residual: 0,
-            rows_apart: false,
-        };
-        gemm::launch(&*self.driver, &self.pool, &plain)?;
-        let arguments = Arguments::new()
-            .with(losses + (first * 4) as Address)
-            .with(if gradient.is_some() { dproducts } else { 0 })
-            .with(products)
-            .with(targets + (first * 4) as Address)
-            .with(outputs as i64)
-            .with(shape.logits.scale)
-            .with(shape.logits.softcap.unwrap_or(0.0))
-            .with(gradient.map_or(0.0, |g| g.scale));
-        self.driver.launch("cross_entropy", Grid::line(rows, 512), arguments)?;
-        let Some(gradient) = gradient else { return Ok(()) };
-        let dhidden = Product {
-            n: inputs,
-            k: outputs,
-            layout: Layout::Nn,
-            a: dproducts,
-            target: Target::Bf16(gradient.hidden.at() + row as Address),
-            ..plain
-        };
-        gemm::launch(&*self.driver, &self.pool, &dhidden)?;
-        if let Some(dhead) = &gradient.head {
-            let dhead = Product {
-                m: outputs,
-                n: inputs,
-                k: rows,
-                layout: Layout::Tn,
-                a: dproducts,
-                b: hidden + row as Address,
-                target: Target::AddF32(dhead.at()),
-                ..plain
-            };
-            gemm::launch(&*self.driver, &self.pool, &dhead)?;
-        }
-        Ok(())
     }
 }
 
@@ -260,6 +172,26 @@ impl Backend for Cuda {
     fn tensor(&self, kind: Kind, values: Vec<f32>) -> Tensor {
         let mut tensor = self.zeros(kind, values.len());
         self.write(&mut tensor, &values);
+        tensor
+    }
+
+    fn load(&self, kind: Kind, parts: &[Stored<'_>]) -> Tensor {
+        if !parts.iter().all(|part| part.kind == StoredKind::Bf16) {
+            return self.tensor(kind, to_f32(parts));
+        }
+        // As the products read them: the bytes go as they are, and a master is made on the card.
+        let len = parts.iter().map(|part| part.bytes.len() / 2).sum();
+        let tensor = self.zeros(kind, len);
+        self.run(|| {
+            let mut at = tensor.at();
+            for part in parts {
+                self.driver.copy_in(at, part.bytes)?;
+                at += part.bytes.len() as Address;
+            }
+            let Some(master) = tensor.master.as_ref().filter(|_| len > 0) else { return Ok(()) };
+            let arguments = Arguments::new().with(master.at).with(tensor.at()).with(len as i64);
+            self.driver.launch("widen", self.over(len), arguments)
+        });
         tensor
     }
 
@@ -406,17 +338,11 @@ impl Backend for Cuda {
         shape: LinearShape,
         accumulate: bool,
     ) {
+        let dims = [shape.rows, shape.inputs, shape.outputs];
+        let (factors, to) = ([dy.from(shape.y()), weight.at()], dx.from(shape.x()));
         self.product(Product {
-            m: shape.rows,
-            n: shape.inputs,
-            k: shape.outputs,
-            layout: Layout::Nn,
-            a: dy.from(shape.y()),
-            b: weight.at(),
-            target: Target::Bf16(dx.from(shape.x())),
-            bias: 0,
-            residual: if accumulate { dx.from(shape.x()) } else { 0 },
-            rows_apart: false,
+            residual: if accumulate { to } else { 0 },
+            ..Product::new(dims, Layout::Nn, factors, Target::Bf16(to))
         });
     }
 
@@ -428,18 +354,9 @@ impl Backend for Cuda {
         x: &Tensor,
         shape: LinearShape,
     ) {
-        self.product(Product {
-            m: shape.outputs,
-            n: shape.inputs,
-            k: shape.rows,
-            layout: Layout::Tn,
-            a: dy.from(shape.y()),
-            b: x.from(shape.x()),
-            target: Target::AddF32(dweight.at()),
-            bias: 0,
-            residual: 0,
-            rows_apart: false,
-        });
+        let dims = [shape.outputs, shape.inputs, shape.rows];
+        let (factors, to) = ([dy.from(shape.y()), x.from(shape.x())], Target::AddF32(dweight.at()));
+        self.product(Product::new(dims, Layout::Tn, factors, to));
         if let Some(dbias) = dbias {
             self.run(|| norm::column_sums(&*self.driver, &self.pool, [dbias, dy], shape));
         }
@@ -517,30 +434,7 @@ impl Backend for Cuda {
         layout: RopeLayout,
         inverse: bool,
     ) {
-        let (turned, rows) = (heads.queries + heads.key_values, positions.host.len());
-        let (kernel, unit) = match layout {
-            RopeLayout::Halves => ("rope_halves", 16),
-            RopeLayout::Interleaved => ("rope_interleaved", 8),
-        };
-        self.run(|| {
-            if !heads.size.is_multiple_of(unit) {
-                artifact::bail_user!(
-                    "rotary embedding on a card takes head sizes that are multiples of {unit}; the model's is {}",
-                    heads.size
-                );
-            }
-            let arguments = Arguments::new()
-                .with(qkv.at())
-                .with(positions.at())
-                .with(angles.at())
-                .with(rows as i32)
-                .with((turned + heads.key_values) as i32)
-                .with(turned as i32)
-                .with(heads.size as i32)
-                .with(if inverse { -1.0_f32 } else { 1.0 });
-            let threads = rows * turned * heads.size / unit;
-            self.driver.launch(kernel, Grid::line(threads.div_ceil(256), 256), arguments)
-        });
+        self.run(|| self.turn([qkv, angles], positions, heads, layout, inverse));
     }
 
     fn attention(
@@ -601,7 +495,7 @@ impl Backend for Cuda {
     }
 
     fn glu(&self, y: &mut Tensor, gate_up: &Tensor, shape: GluShape) {
-        self.run(|| glu(&*self.driver, "glu_forward", [y, gate_up], shape));
+        self.run(|| self.gate("glu_forward", [y, gate_up], shape));
     }
 
     fn linear_glu(
@@ -634,43 +528,15 @@ impl Backend for Cuda {
     }
 
     fn glu_backward(&self, gate_up: &mut Tensor, dy: &mut Tensor, shape: GluShape) {
-        self.run(|| glu(&*self.driver, "glu_backward", [gate_up, dy], shape));
+        self.run(|| self.gate("glu_backward", [gate_up, dy], shape));
     }
 
     fn gather_rows(&self, y: &mut Tensor, table: &Tensor, ids: &Index, width: usize) {
-        self.run(|| {
-            norm::check_width("the hidden size", width)?;
-            let rows = ids.host.len();
-            let arguments = Arguments::new()
-                .with(y.at())
-                .with(table.at())
-                .with(ids.at())
-                .with(rows as i32)
-                .with(width as i32);
-            self.driver.launch("gather_rows", Grid::line(rows.div_ceil(8), 256), arguments)
-        });
+        self.run(|| self.gather(y, table, ids, width));
     }
 
     fn scatter_add_rows(&self, dtable: &mut Tensor, dy: &Tensor, ids: &Index, width: usize) {
-        if ids.host.is_empty() {
-            return;
-        }
-        self.run(|| {
-            let (order, distinct) = self.scatter_order(ids)?;
-            let place = |entry: usize| order.at + (entry * 4) as Address;
-            let arguments = Arguments::new()
-                .with(dtable.at())
-                .with(dy.at())
-                .with(place(0))
-                .with(place(distinct))
-                .with(place(2 * distinct + 1))
-                .with(width as i32);
-            let kernel = match dtable.dtype {
-                Dtype::F32 => "scatter_add_f32",
-                Dtype::Bf16 => "scatter_add_bf16",
-            };
-            self.driver.launch(kernel, Grid::line(distinct, 128), arguments)
-        });
+        self.run(|| self.scatter_add(dtable, dy, ids, width));
     }
 
     fn cross_entropy(
@@ -682,30 +548,7 @@ impl Backend for Cuda {
         gradient: Option<HeadGradient<'_, Tensor>>,
         shape: HeadShape,
     ) {
-        let LinearShape { rows, outputs, .. } = shape.linear;
-        if rows == 0 {
-            return;
-        }
-        // Whole tiles of rows, so that no chunk's products waste part of one.
-        let most = (LOGITS / (6 * outputs) / 128 * 128).max(128).min(rows);
-        self.run(|| {
-            let products = self.pool.take(most * outputs * 4)?;
-            let dproducts = match &gradient {
-                Some(_) => Some(self.pool.take(most * outputs * 2)?),
-                None => None,
-            };
-            for first in (0..rows).step_by(most) {
-                let linear = shape.linear.part(&(first..rows.min(first + most)));
-                self.loss_chunk(
-                    [losses.at(), hidden.at(), targets.at()],
-                    head,
-                    gradient.as_ref(),
-                    HeadShape { linear, ..shape },
-                    [products.at, dproducts.as_ref().map_or(0, |buffer| buffer.at)],
-                )?;
-            }
-            Ok(())
-        });
+        self.run(|| self.loss(losses, hidden, head, targets, gradient, shape));
     }
 
     fn moments(&self, form: Form, len: usize, offload: bool) -> DeviceMoments {
@@ -725,16 +568,4 @@ impl Backend for Cuda {
     fn adamw(&self, step: &AdamWStep, updates: Vec<Update<'_, Tensor, DeviceMoments>>) {
         self.run(|| self.optimizer.step(step, updates));
     }
-}
-
-fn glu(driver: &dyn Driver, kernel: &str, [a, b]: [&Tensor; 2], shape: GluShape) -> Result<()> {
-    norm::check_width("the feed-forward's width", shape.width)?;
-    let arguments = Arguments::new()
-        .with(a.at())
-        .with(b.at())
-        .with(shape.rows as i32)
-        .with(shape.width as i32)
-        .with(i32::from(shape.activation == Activation::GeluTanh));
-    let threads = shape.rows * shape.width / 8;
-    driver.launch(kernel, Grid::line(threads.div_ceil(256), 256), arguments)
 }

@@ -63,6 +63,19 @@ pub struct Product {
     pub rows_apart: bool,
 }
 
+impl Product {
+    /// c `[m, n]` of two factors, summed over k, and nothing added.
+    #[must_use]
+    pub fn new(
+        [m, n, k]: [usize; 3],
+        layout: Layout,
+        [a, b]: [Address; 2],
+        target: Target,
+    ) -> Self {
+        Self { m, n, k, layout, a, b, target, bias: 0, residual: 0, rows_apart: false }
+    }
+}
+
 /// What the kernels are told; `GemmTask` in gemm.cuh.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -15,12 +15,14 @@ pub mod gemm;
 mod generation_tests;
 pub mod graph;
 pub mod kernels;
+mod loss;
 pub mod memory;
 mod norm;
 pub mod nvrtc;
 pub mod optimizer;
 #[cfg(test)]
 mod optimizer_tests;
+mod rows;
 mod sample;
 #[cfg(test)]
 mod tests;
