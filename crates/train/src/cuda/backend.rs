@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, ensure};
 use half::bf16;
@@ -15,6 +15,7 @@ use super::gemm::{self, Gated, Layout, Product, Target};
 use super::graph::Recorded;
 use super::memory::{Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
 use super::optimizer::{DeviceMoments, Optimizer};
+use super::turn::Turn;
 use super::{norm, sample};
 use crate::ops::{
     Activation, AdamWStep, AttentionShape, Backend, CacheShape, Draw, Form, GluShape, HeadGradient,
@@ -31,7 +32,7 @@ const RUNS_AHEAD: usize = 8;
 pub struct Cuda {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) pool: Arc<Pool>,
-    pub(super) fault: Arc<Mutex<Option<anyhow::Error>>>,
+    pub(super) turn: Arc<Turn>,
     optimizer: Arc<Optimizer>,
 }
 
@@ -41,7 +42,7 @@ impl Cuda {
     pub fn new(driver: Arc<dyn Driver>) -> Self {
         let pool = Pool::new(Arc::clone(&driver));
         let optimizer = Optimizer::new(Arc::clone(&driver), Arc::clone(&pool));
-        Self { driver, pool, fault: Arc::default(), optimizer: Arc::new(optimizer) }
+        Self { driver, pool, turn: Arc::default(), optimizer: Arc::new(optimizer) }
     }
 
     /// The same with slots of so many bytes for offloaded moments.
@@ -66,14 +67,7 @@ impl Cuda {
 
     /// Does something unless there was a fault before, and keeps its own.
     pub(super) fn run<T: Default>(&self, work: impl FnOnce() -> Result<T>) -> T {
-        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        if fault.is_some() {
-            return T::default();
-        }
-        work().unwrap_or_else(|err| {
-            *fault = Some(err);
-            T::default()
-        })
+        self.turn.run(work)
     }
 
     fn tensor_of(&self, kind: Kind, dtype: Dtype, len: usize, master: bool) -> Tensor {
@@ -114,25 +108,24 @@ impl Cuda {
         self.run(|| gemm::launch(&*self.driver, &self.pool, &product));
     }
 
-    fn linear_to(
-        &self,
+    fn product_of(
         y: &Tensor,
         x: &Tensor,
         weight: &Tensor,
         plus: Plus<'_, Tensor>,
         shape: LinearShape,
         rows_apart: bool,
-    ) {
+    ) -> Product {
         let to = y.from(shape.y());
         let target = if y.dtype == Dtype::Bf16 { Target::Bf16(to) } else { Target::F32(to) };
         let dims = [shape.rows, shape.outputs, shape.inputs];
         let factors = [x.from(shape.x()), weight.at()];
-        self.product(Product {
+        Product {
             bias: plus.bias.map_or(0, Tensor::at),
             residual: plus.residual.map_or(0, |residual| residual.from(shape.y())),
             rows_apart,
             ..Product::new(dims, Layout::Nt, factors, target)
-        });
+        }
     }
 }
 
@@ -291,7 +284,7 @@ impl Backend for Cuda {
     }
 
     fn check(&self) -> Result<()> {
-        match self.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        match self.turn.take_fault() {
             Some(fault) => Err(fault),
             None => Ok(()),
         }
@@ -327,7 +320,7 @@ impl Backend for Cuda {
         plus: Plus<'_, Tensor>,
         shape: LinearShape,
     ) {
-        self.linear_to(y, x, weight, plus, shape, false);
+        self.product(Self::product_of(y, x, weight, plus, shape, false));
     }
 
     fn linear_backward_input(
@@ -370,7 +363,20 @@ impl Backend for Cuda {
         plus: Plus<'_, Tensor>,
         shape: LinearShape,
     ) {
-        self.linear_to(y, x, weight, plus, shape, true);
+        self.product(Self::product_of(y, x, weight, plus, shape, true));
+    }
+
+    fn linear_prompts(
+        &self,
+        y: &mut Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        plus: Plus<'_, Tensor>,
+        shape: LinearShape,
+    ) {
+        let product = Self::product_of(y, x, weight, plus, shape, true);
+        let choice = gemm::choose_for_prompts(&product, self.driver.facts().is_hopper());
+        self.run(|| gemm::launch_as(&*self.driver, &self.pool, &product, choice));
     }
 
     fn norm(

@@ -140,16 +140,41 @@ fn hopper_stages(columns: usize) -> usize {
 /// it saves.
 const SPLIT_BLOCKS: usize = 8;
 
+/// Whether rows do not begin at multiples of 16 bytes, so that wide copies cannot have them.
+fn is_odd(product: &Product) -> bool {
+    let Product { m, n, k, layout, .. } = *product;
+    let a_row = if layout == Layout::Tn { m } else { k };
+    let b_row = if layout == Layout::Nt { k } else { n };
+    [a_row, b_row, n].iter().any(|row| !row.is_multiple_of(8))
+}
+
+const PLAIN: Choice = Choice { kernel: Kernel::Plain, rows: 16, columns: 16, splits: 1 };
+
+/// The kernel for a product over the rows of prompts: many as a rule, and a row's result must not
+/// depend on how many, so that n alone decides and k is never split.
+#[must_use]
+pub fn choose_for_prompts(product: &Product, hopper: bool) -> Choice {
+    if is_odd(product) {
+        return PLAIN;
+    }
+    let n = product.n;
+    if hopper {
+        // A single prompt fills few tiles; narrow ones keep more of the card busy.
+        let wide = [256, 128].into_iter().find(|columns| n >= 16 * columns);
+        let columns = wide.unwrap_or(if n > 64 { 128 } else { 64 });
+        return Choice { kernel: Kernel::Hopper, rows: 128, columns, splits: 1 };
+    }
+    let size = if n > 64 { 128 } else { 64 };
+    Choice { kernel: Kernel::Ring, rows: size, columns: size, splits: 1 }
+}
+
 /// The kernel for a product on a card of so many multiprocessors. Where rows must not depend on one
 /// another, the choice depends on n and k alone.
 #[must_use]
 pub fn choose(product: &Product, hopper: bool, multiprocessors: usize) -> Choice {
-    let Product { m, n, k, layout, .. } = *product;
-    // Rows of operands and of c begin at multiples of 16 bytes, or the wide copies cannot have them.
-    let a_row = if layout == Layout::Tn { m } else { k };
-    let b_row = if layout == Layout::Nt { k } else { n };
-    if [a_row, b_row, n].iter().any(|row| !row.is_multiple_of(8)) {
-        return Choice { kernel: Kernel::Plain, rows: 16, columns: 16, splits: 1 };
+    let Product { m, n, k, .. } = *product;
+    if is_odd(product) {
+        return PLAIN;
     }
     let tiles = |rows: usize, columns: usize, m: usize| m.div_ceil(rows) * n.div_ceil(columns);
     let most_splits = (k.div_ceil(64) / SPLIT_BLOCKS).max(1);

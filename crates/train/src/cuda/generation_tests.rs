@@ -84,6 +84,33 @@ fn sampled_tokens_are_those_of_the_processor() {
     }
 }
 
+#[test]
+fn a_row_of_a_prompts_product_does_not_depend_on_the_others() {
+    for capability in [(8, 0), (9, 0)] {
+        let Some(emulator) = Emulator::new(capability) else { return };
+        let ops = Cuda::new(Arc::new(emulator));
+        for n in [40, 136] {
+            let k = 1024;
+            let x = random(1, 140 * k);
+            let weight = ops.tensor(Kind::Weight, random(2, n * k));
+            let run = |rows: std::ops::Range<usize>| {
+                let x = ops.tensor(Kind::Activation, x[rows.start * k..rows.end * k].to_vec());
+                let mut y = ops.tensor(Kind::Activation, vec![f32::NAN; rows.len() * n]);
+                let shape = LinearShape::new(rows.len(), k, n);
+                ops.linear_prompts(&mut y, &x, &weight, Plus::NOTHING, shape);
+                let values = ops.values(&y, rows.len() * n);
+                ops.check().expect("no fault");
+                values
+            };
+            let all = run(0..140);
+            assert!(all.iter().all(|y| y.is_finite()));
+            for rows in [0..1, 3..10, 120..140] {
+                assert_eq!(run(rows.clone()), all[rows.start * n..rows.end * n]);
+            }
+        }
+    }
+}
+
 /// Prompts of unequal lengths; an answer ends at a token that 9 divides, or after so many.
 struct Asked {
     waiting: VecDeque<(usize, Vec<u32>)>,

@@ -1,7 +1,9 @@
 //! Work that is asked for again and again with the same shapes and the same memory: recorded once,
 //! then run by one call, so that launches do not bound small work.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
 
 use super::Cuda;
 use super::driver::{Driver, GraphId};
@@ -62,25 +64,18 @@ impl Cuda {
         }
     }
 
-    fn record(&self, work: &mut dyn FnMut()) -> anyhow::Result<Graph> {
-        let take_fault = || self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(before) = take_fault() {
-            // Nothing runs after a fault, and it is told by the next check.
-            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
-            anyhow::bail!("a fault came before it");
-        }
-        self.driver.begin_capture()?;
-        self.pool.set_recording(true);
-        work();
-        self.pool.set_recording(false);
-        let ended = self.driver.end_capture();
-        if let Some(fault) = take_fault() {
-            if let Ok(id) = ended {
-                self.driver.forget(id);
-            }
-            return Err(fault);
-        }
-        Ok(Graph { driver: Arc::clone(&self.driver), id: ended? })
+    fn record(&self, work: &mut dyn FnMut()) -> Result<Graph> {
+        // Nothing runs after a fault, and the next check tells it.
+        ensure!(self.turn.begin_recording(), "a fault came before it");
+        let ended = self.driver.begin_capture().and_then(|()| {
+            self.pool.set_recording(true);
+            work();
+            self.pool.set_recording(false);
+            self.driver.end_capture()
+        });
+        let fault = self.turn.end_recording();
+        let graph = Graph { driver: Arc::clone(&self.driver), id: ended? };
+        fault.map_or(Ok(graph), Err)
     }
 }
 
@@ -121,6 +116,35 @@ mod tests {
             }
         }
         assert_eq!((emulator.replays(), recorded.refused()), (3, None));
+    }
+
+    #[test]
+    fn what_other_threads_ask_for_is_no_part_of_a_recording() {
+        let Some(emulator) = Emulator::new((8, 0)).map(Arc::new) else { return };
+        let ops = Cuda::new(emulator.clone());
+        let mut x = ops.tensor(Kind::Statistic, vec![1.0; 4]);
+        let mut recorded = Recorded::default();
+        ops.recorded(&mut recorded, &mut || ops.scale(&mut x, 4, 2.0));
+        std::thread::scope(|threads| {
+            let other = ops.clone();
+            let mut begun = None;
+            ops.recorded(&mut recorded, &mut || {
+                ops.scale(&mut x, 4, 2.0);
+                let other = other.clone();
+                // It waits for the end of the recording, or would be in it.
+                begun = Some(threads.spawn(move || {
+                    let mut own = other.tensor(Kind::Statistic, vec![1.0; 4]);
+                    other.scale(&mut own, 4, 3.0);
+                    other.values(&own, 4)
+                }));
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            });
+            let own = begun.map(|thread| thread.join().expect("no panic"));
+            assert_eq!(own, Some(vec![3.0; 4]));
+        });
+        ops.recorded(&mut recorded, &mut || ops.scale(&mut x, 4, 2.0));
+        ops.check().expect("no fault");
+        assert_eq!((ops.values(&x, 4), recorded.refused()), (vec![8.0; 4], None));
     }
 
     #[test]

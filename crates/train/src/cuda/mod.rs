@@ -26,6 +26,7 @@ mod rows;
 mod sample;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use backend::Cuda;
 pub use card::{Card, missing};

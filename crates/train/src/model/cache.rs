@@ -12,7 +12,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use super::activations::{Activations, Purpose};
-use super::decoder::{Attend, Pass};
+use super::decoder::{Apart, Attend, Pass};
 use super::{Batch, Decoder, ModelConfig, Packed};
 use crate::ops::sample::Choice;
 use crate::ops::{AttentionShape, Backend, CacheShape, Cpu, Draw, Kind, SampleShape};
@@ -367,7 +367,7 @@ impl<B: Backend + Clone> Decoder<B> {
         if backend.len(&kept.head.logits) < most * config.vocab_size {
             kept.head.logits = backend.zeros(Kind::Statistic, most * config.vocab_size);
         }
-        let pass = self.pass_apart(rows);
+        let pass = self.pass_apart(rows, Apart::Steps);
         let shape = sample_shape(config, rows, set.choice, capacity as u32 - 1);
         let Rows { packed, slots, tokens, recorded, .. } = set;
         backend.recorded(recorded.entry([reach, self.memory.angles.1]).or_default(), &mut || {
@@ -431,7 +431,8 @@ impl<B: Backend + Clone> Decoder<B> {
         let (backend, config) = (&self.backend, &self.config);
         let kept =
             Activations::reserve(&mut inference, backend, config, rows, Purpose::Inference, [0; 4]);
-        let pass = self.pass_apart(rows);
+        let is_step = matches!(attend, Attend::Step { .. });
+        let pass = self.pass_apart(rows, if is_step { Apart::Steps } else { Apart::Prompts });
         pass.forward(packed, kept, attend);
         pass.products(packed, kept);
         self.memory.inference = inference;
@@ -439,7 +440,7 @@ impl<B: Backend + Clone> Decoder<B> {
     }
 
     /// A pass whose rows do not depend on one another.
-    fn pass_apart(&self, rows: usize) -> Pass<'_, B> {
+    fn pass_apart(&self, rows: usize, apart: Apart) -> Pass<'_, B> {
         Pass {
             backend: &self.backend,
             config: &self.config,
@@ -447,7 +448,7 @@ impl<B: Backend + Clone> Decoder<B> {
             lanes: &[],
             angles: &self.memory.angles.0,
             rows,
-            rows_apart: true,
+            apart,
         }
     }
 

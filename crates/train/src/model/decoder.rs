@@ -37,8 +37,18 @@ pub(super) struct Pass<'a, B: Backend> {
     /// The table of each of the config's ropes.
     pub angles: &'a [B::Tensor],
     pub rows: usize,
-    /// Whether a row's result must not depend on what other rows there are, as in generation.
-    pub rows_apart: bool,
+    pub apart: Apart,
+}
+
+/// Whether a row's result must not depend on what other rows there are, as in generation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Apart {
+    /// It may.
+    No,
+    /// The rows of whole prompts.
+    Prompts,
+    /// One row for each of some sequences.
+    Steps,
 }
 
 impl<B: Backend> Pass<'_, B> {

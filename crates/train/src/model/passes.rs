@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::activations::{Activations, Purpose, Recompute};
 use super::adapter::Trained;
-use super::decoder::{Attend, Pass};
+use super::decoder::{Apart, Attend, Pass};
 use super::projection::{Into, Lane};
 use super::weights::{Piece, Weights};
 use super::{Attached, Batch, ModelConfig, Packed};
@@ -79,7 +79,7 @@ struct Over<'a, B: Backend> {
 impl<B: Backend> Over<'_, B> {
     fn pass<'a>(&'a self, weights: &'a Weights<B::Tensor>) -> Pass<'a, B> {
         let Over { backend, config, lanes, angles, rows } = *self;
-        Pass { backend, config, weights, lanes, angles, rows, rows_apart: false }
+        Pass { backend, config, weights, lanes, angles, rows, apart: Apart::No }
     }
 }
 

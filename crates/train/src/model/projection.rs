@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::Attached;
 use super::adapter::{Adapter, Pair, Trained};
-use super::decoder::Pass;
+use super::decoder::{Apart, Pass};
 use super::weights::{LayerWeights, Projection, Weights};
 use crate::ops::{Backend, LinearGluShape, LinearShape, Plus};
 
@@ -115,7 +115,10 @@ impl<'a, B: Backend> Pass<'a, B> {
         let linear = self.layer(l).linear(projection);
         let plus = Plus { bias: linear.bias.as_ref(), residual };
         match self.lanes {
-            _ if self.rows_apart => ops.linear_rows(y, x, &linear.weight, plus, shape),
+            _ if self.apart == Apart::Steps => ops.linear_rows(y, x, &linear.weight, plus, shape),
+            _ if self.apart == Apart::Prompts => {
+                ops.linear_prompts(y, x, &linear.weight, plus, shape);
+            }
             [_] => ops.linear(y, x, &linear.weight, plus, shape),
             _ => ops.linear_of_runs(y, x, &linear.weight, plus, shape, &self.runs()),
         }
@@ -140,7 +143,7 @@ impl<'a, B: Backend> Pass<'a, B> {
     ) {
         let (ops, glu) = (self.backend, self.config.glu(self.rows));
         let is_plain = self.lanes.len() == 1 && self.beside(l, Projection::GateUp).is_empty();
-        if self.rows_apart || !is_plain {
+        if self.apart != Apart::No || !is_plain {
             self.project(l, Projection::GateUp, gate_up, x, None, low);
             ops.glu(gated, gate_up, glu);
         } else {

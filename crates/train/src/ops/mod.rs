@@ -211,6 +211,18 @@ pub trait Backend {
         plus: Plus<'_, Self::Tensor>,
         shape: LinearShape,
     );
+    /// [`Backend::linear_rows`] for the many rows of whole prompts, in which a row need not have the
+    /// bits that it has in a step.
+    fn linear_prompts(
+        &self,
+        y: &mut Self::Tensor,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        plus: Plus<'_, Self::Tensor>,
+        shape: LinearShape,
+    ) {
+        self.linear_rows(y, x, weight, plus, shape);
+    }
 
     /// y = norm(x) by row, see [`NormKind`], plus a residual where there is one; keeps 1/√(…) in
     /// `inverse` `[rows]`.
