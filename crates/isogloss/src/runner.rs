@@ -12,6 +12,7 @@ use artifact::text::duration;
 use artifact::{Context, bail_user};
 
 use train::Shared;
+use train::parallel::Ranks;
 
 use crate::console;
 use crate::plan::{Plan, Stage};
@@ -72,6 +73,11 @@ impl<'a> Runner<'a> {
             _ => Shared::for_sweep().side_by_side(),
         };
         Runner { plan, store, hashes: Hashes::default(), made, shared }
+    }
+
+    /// With training runs on these ranks.
+    pub fn on(self, ranks: Ranks) -> Self {
+        Runner { shared: self.shared.on(ranks), ..self }
     }
 
     /// What the step reads and what decides its output; `None` while a step that it needs is not made.

@@ -5,12 +5,13 @@ mod common;
 use artifact::polars::prelude::{ParquetCompression, ParquetWriter};
 use common::Place;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "synth",
     "ingest",
     "tokenizer",
     "mix",
     "train",
+    "worker",
     "prompts",
     "generate",
     "eval",

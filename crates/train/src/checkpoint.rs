@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use artifact::{
     bail_user,
     error::user,
@@ -31,9 +31,10 @@ use crate::{
     encoder::Encoder,
     export,
     metrics::{self, Row},
-    model::{Decoder, Dtype},
+    model::Dtype,
     ops::Backend,
     optimizer::{AdamW, Moment, Named, Saved},
+    parallel::{Connect, Team},
 };
 
 /// What a run is made of; a checkpoint serves only the run it is from.
@@ -79,13 +80,11 @@ impl Checkpoint {
 }
 
 /// Where a run stands.
-pub struct Snapshot<'a, B: Backend> {
+pub struct Snapshot<'a, B: Connect> {
     /// What the run is made of.
     pub identity: &'a Identity,
-    /// Weights.
-    pub model: &'a Decoder<B>,
-    /// Moments and steps done.
-    pub optimizer: &'a AdamW<B>,
+    /// Weights, moments and steps done.
+    pub team: &'a Team<B>,
     /// Metrics so far.
     pub rows: &'a [Row],
     /// The tokenizer whose files make the checkpoint a model folder, and what it is trained for.
@@ -118,16 +117,15 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint, then takes away all but the last `keep`, and best weights other than `best`.
-    pub fn save<B: Backend + Clone>(
+    pub fn save<B: Connect>(
         &self,
         now: &Snapshot<'_, B>,
         keep: usize,
         best: Option<u64>,
     ) -> Result<()> {
-        let elsewhere = |_| bail!("a moment that no rank has");
-        let (step, moments) = now.optimizer.state(now.model.backend(), elsewhere)?;
+        let (step, moments) = now.team.state()?;
         self.whole(&format!("step-{step}"), |folder| {
-            now.model.save(folder, now.model.exact_dtype())?;
+            now.team.save(folder, now.team.model().exact_dtype())?;
             write_states(&folder.join(MOMENTS), &moments)?;
             metrics::write(now.rows, &folder.join(METRICS))?;
             let state = State { step, identity: now.identity.clone() };
@@ -158,13 +156,8 @@ impl Checkpoints {
     }
 
     /// Keeps the weights of `step` as the best so far.
-    pub fn save_best<B: Backend + Clone>(
-        &self,
-        step: u64,
-        model: &Decoder<B>,
-        dtype: Dtype,
-    ) -> Result<()> {
-        self.whole(&format!("best-{step}"), |folder| model.save(folder, dtype))
+    pub fn save_best<B: Connect>(&self, step: u64, team: &Team<B>, dtype: Dtype) -> Result<()> {
+        self.whole(&format!("best-{step}"), |folder| team.save(folder, dtype))
     }
 
     /// The last checkpoint, if there is one. One of another run is a `UserError` that says what differs.

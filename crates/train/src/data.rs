@@ -268,6 +268,13 @@ impl Dataset {
         batch
     }
 
+    /// The batches of each rank's micro-batches.
+    pub fn batches(&self, shares: &[Vec<Vec<usize>>]) -> Vec<Vec<Batch>> {
+        let of_share =
+            |parts: &Vec<Vec<usize>>| parts.iter().map(|part| self.batch(part)).collect();
+        shares.iter().map(of_share).collect()
+    }
+
     /// Inputs of all documents.
     pub fn tokens(&self) -> u64 {
         self.documents.iter().map(|document| document.tokens.len() as u64).sum()

@@ -32,16 +32,16 @@ pub enum Opened {
 }
 
 impl Device {
-    /// Opens the device.
+    /// Opens the device; `number` says which card, where there are several.
     ///
     /// # Errors
     /// A user error that says what is missing, if a card is asked for and none can be used.
-    pub fn open(self, ctx: &Context) -> Result<Opened> {
+    pub fn open(self, number: usize, ctx: &Context) -> Result<Opened> {
         match self {
             Self::Cpu => Ok(Opened::Cpu),
-            Self::Cuda => Ok(Opened::Cuda(card()?)),
+            Self::Cuda => Ok(Opened::Cuda(card(number)?)),
             Self::Auto if cuda::missing().is_some() => Ok(Opened::Cpu),
-            Self::Auto => match card() {
+            Self::Auto => match card(number) {
                 Ok(cuda) => Ok(Opened::Cuda(cuda)),
                 Err(error) => {
                     ctx.warn(format!("runs on the processor: {error:#}"));
@@ -53,14 +53,14 @@ impl Device {
 }
 
 /// The process's card, opened once for all its runs.
-fn card() -> Result<Cuda> {
+fn card(number: usize) -> Result<Cuda> {
     static OPEN: Mutex<Option<Cuda>> = Mutex::new(None);
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(cuda) = &*open {
         return Ok(cuda.clone());
     }
     // The compiler is looked for before anything is loaded onto the card.
-    let card = Card::open(0)?;
+    let card = Card::open(i32::try_from(number)?)?;
     Nvrtc::get()?;
     Ok(open.insert(Cuda::new(Arc::new(card))).clone())
 }

@@ -225,7 +225,7 @@ pub fn generate(
         ctx,
     };
     generator.encode_prompts(examples, prompts)?;
-    match config.device.open(ctx)? {
+    match config.device.open(0, ctx)? {
         Opened::Cpu => generator.answer(Model::load(model)?)?,
         Opened::Cuda(cuda) => generator.answer(Decoder::load_as(cuda, Kind::Frozen, model)?)?,
     }

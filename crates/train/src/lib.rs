@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod optimizer;
+pub mod parallel;
 pub mod sampling;
 pub mod schedule;
 pub mod setup;

@@ -35,7 +35,12 @@ impl Sum {
 
 impl LossSum {
     /// Adds the token losses of documents that were run end to end.
-    pub fn add(&mut self, data: &Dataset, documents: &[usize], losses: &[f32]) {
+    pub fn add<'a>(
+        &mut self,
+        data: &Dataset,
+        documents: impl IntoIterator<Item = &'a usize>,
+        losses: &[f32],
+    ) {
         self.by_language.resize(data.languages.len(), Sum::default());
         let mut rest = losses;
         for &index in documents {

@@ -21,6 +21,7 @@ use crate::{
     export::TOKENIZER_FILES,
     model::{Meeting, Model, adapter::Lora},
     ops::{Backend, Cpu, Kind},
+    parallel::Ranks,
 };
 
 /// What runs share. One is made for a process and given to each of its runs.
@@ -36,6 +37,8 @@ pub struct Shared {
     encoders: Mutex<BTreeMap<PathBuf, Arc<SharedEncoder>>>,
     rows: Mutex<BTreeMap<(String, Objective, usize), Arc<Rows>>>,
     bases: Mutex<BTreeMap<PathBuf, Arc<Base>>>,
+    /// The processes that runs are shared out to.
+    pub(crate) ranks: Ranks,
 }
 
 /// Where runs meet that are under way, by base model and shape of the adapter.
@@ -93,6 +96,12 @@ impl Shared {
         let meeting = place.upgrade().unwrap_or_default();
         *place = Arc::downgrade(&meeting);
         Some(meeting)
+    }
+
+    /// With other ranks that come to be in this way.
+    #[must_use]
+    pub fn on(self, ranks: Ranks) -> Self {
+        Self { ranks, ..self }
     }
 
     /// Tokenizer and template of a folder.

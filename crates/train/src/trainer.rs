@@ -4,7 +4,7 @@
 //! micro-batches it is run in. The same inputs give the same bits, with any number of threads, and
 //! through any number of interruptions.
 
-use std::{fmt, fs, path::Path, time::Instant};
+use std::{fmt, fs, path::Path, sync::Arc, time::Instant};
 
 use anyhow::Result;
 use artifact::{
@@ -15,7 +15,7 @@ use artifact::{
 use serde::Serialize;
 
 use crate::{
-    batches::micro_batches,
+    batches::{micro_batches, share_out},
     checkpoint::{Checkpoints, Snapshot},
     config::{BaseModel, Recipe, TrainConfig, TrainData},
     course::{Course, Explosion},
@@ -24,9 +24,9 @@ use crate::{
     disk::explain_full_disk,
     export,
     metrics::{self, LossSum, Row},
-    model::{Base, Decoder, Gradients},
-    ops::{Backend, Cpu, Kind},
-    optimizer::AdamW,
+    model::{Base, Decoder},
+    ops::{Cpu, Kind},
+    parallel::{Connect, Lead, Team},
     setup::{Outline, Setup},
     shared::{Meetings, Shared},
     tensorboard::Events,
@@ -60,6 +60,9 @@ pub struct Summary {
     pub validation_loss: Option<f64>,
     /// The same by language.
     pub validation_loss_by_language: Vec<(String, f64)>,
+    /// Processes that shared the run, where there were several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
     /// Seconds of training, interruptions left out.
     pub seconds: f64,
 }
@@ -74,6 +77,9 @@ impl fmt::Display for Summary {
             duration(self.seconds),
             count(self.parameters)
         )?;
+        if let Some(ranks) = self.ranks {
+            write!(f, " on {ranks} ranks")?;
+        }
         if let Some(trained) = self.trained {
             write!(f, ", beside them {} of the adapter", count(trained))?;
         }
@@ -110,36 +116,48 @@ pub fn run(
     ctx: &Context,
 ) -> Result<Summary> {
     let setup = Setup::new(config, base, data, shared, ctx)?;
-    match setup.recipe.device.open(ctx)? {
+    let lead = shared.ranks.lead(setup.recipe.ranks, ctx)?;
+    let _turn = lead.as_ref().map(|lead| lead.turn());
+    let card = lead.as_ref().map_or(0, |lead| lead.card());
+    let (at, team) = ((out, ctx), (config, lead.clone()));
+    match setup.recipe.device.open(card, ctx)? {
         Opened::Cpu => {
             let load = |kind, folder: &Path| shared.model(kind, folder);
-            run_on((Cpu, &shared.on_cpu), setup, base, shared, (out, ctx), load)
+            let run = || run_on((Cpu, &shared.on_cpu), setup, base, shared, team, at, load);
+            match &lead {
+                Some(lead) => lead.threads()?.install(run),
+                None => run(),
+            }
         }
         Opened::Cuda(cuda) => {
             let load = |kind, folder: &Path| Decoder::load_as(cuda.clone(), kind, folder);
-            run_on((cuda.clone(), &shared.on_card), setup, base, shared, (out, ctx), load)
+            run_on((cuda.clone(), &shared.on_card), setup, base, shared, team, at, load)
         }
     }
 }
 
 /// The same on some backend, where other runs may be met; `load` reads base weights.
-fn run_on<B: Backend + Clone>(
+fn run_on<B: Connect>(
     (backend, meetings): (B, &Meetings<B>),
     setup: Setup,
     base: &BaseModel,
     shared: &Shared,
+    (config, lead): (&TrainConfig, Option<Arc<Lead>>),
     (out, ctx): (&Path, &Context),
     load: impl FnOnce(Kind, &Path) -> Result<Decoder<B>>,
 ) -> Result<Summary> {
     let (shape, lora) = (setup.model.clone(), setup.recipe.lora.clone());
     let (seed, kind) = (setup.recipe.seed, setup.recipe.weights());
-    let mut trainer = Trainer::start(&backend, setup, out, ctx, |checkpoint| {
+    let recipe = setup.recipe.clone();
+    let team = |model| Team::new(model, (config, &recipe), lead.clone(), ctx);
+    let model = |checkpoint: Option<&Path>| {
         let mut model = match (base, checkpoint) {
             (_, Some(folder)) if lora.is_none() => {
                 return Decoder::load_as(backend.clone(), kind, folder);
             }
             (BaseModel::Weights(folder), _) => {
-                let meeting = lora.as_ref().and_then(|lora| shared.meeting(meetings, folder, lora));
+                let alone = lora.as_ref().filter(|_| lead.is_none());
+                let meeting = alone.and_then(|lora| shared.meeting(meetings, folder, lora));
                 match meeting {
                     Some(meeting) => meeting.join(|| load(kind, folder))?,
                     None => load(kind, folder)?,
@@ -157,10 +175,11 @@ fn run_on<B: Backend + Clone>(
             }
         }
         Ok(model)
-    })?;
+    };
+    let mut trainer = Trainer::start(setup, out, ctx, |checkpoint| team(model(checkpoint)?))?;
     trainer.train()?;
     // What is left to do is this run's own; no other has to wait for it.
-    trainer.model.leave();
+    trainer.team.leave();
     trainer.finish()
 }
 
@@ -176,12 +195,11 @@ pub fn plan(
     Ok(Setup::new(config, base, data, shared, ctx)?.outline())
 }
 
-struct Trainer<'a, B: Backend> {
+struct Trainer<'a, B: Connect> {
     setup: Setup,
     checkpoints: Checkpoints,
-    model: Decoder<B>,
-    optimizer: AdamW<B>,
-    gradients: Gradients<B>,
+    /// The model in training.
+    team: Team<B>,
     rows: Vec<Row>,
     /// What those rows say.
     course: Course,
@@ -197,26 +215,24 @@ struct Trainer<'a, B: Backend> {
     ctx: &'a Context,
 }
 
-impl<'a, B: Backend + Clone> Trainer<'a, B> {
+impl<'a, B: Connect> Trainer<'a, B> {
     /// From the last checkpoint where there is one, else from the beginning; `load` gives the model of
-    /// either.
+    /// either, in training.
     fn start(
-        backend: &B,
         setup: Setup,
         out: &'a Path,
         ctx: &'a Context,
-        load: impl FnOnce(Option<&Path>) -> Result<Decoder<B>>,
+        load: impl FnOnce(Option<&Path>) -> Result<Team<B>>,
     ) -> Result<Self> {
         let recipe = &setup.recipe;
         let checkpoints = Checkpoints::of(out);
         let last = checkpoints.last(&setup.identity)?;
-        let model = load(last.as_ref().map(|checkpoint| checkpoint.folder.as_path()))?;
-        let mut optimizer = adamw(&model, recipe);
+        let mut team = load(last.as_ref().map(|checkpoint| checkpoint.folder.as_path()))?;
         let (step, rows) = match last {
             Some(checkpoint) => {
                 let folder = checkpoints.root().display();
                 ctx.log(format!("going on from step {} ({folder})", count(checkpoint.step)));
-                checkpoint.restore(backend, &mut optimizer, |_, _| Ok(()))?;
+                team.restore(&checkpoint)?;
                 (checkpoint.step, checkpoint.metrics)
             }
             None => (0, Vec::new()),
@@ -225,15 +241,13 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
         rows.iter().for_each(|row| course.add(row));
         let last = rows.last();
         Ok(Self {
-            gradients: Gradients::zeros(&model),
             tokens: last.map_or(0, |row| row.tokens),
             seconds_before: last.map_or(0.0, |row| row.seconds),
             started: Instant::now(),
             events: Events::create(out, &rows)?,
             setup,
             checkpoints,
-            model,
-            optimizer,
+            team,
             course,
             rows,
             step,
@@ -308,21 +322,20 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
     /// One optimiser step.
     fn optimise(&mut self) -> Result<Row> {
         let started = Instant::now();
-        let parts = self.setup.plan.step(self.step);
-        let batches: Vec<_> = parts.iter().map(|part| self.setup.train.batch(part)).collect();
-        let all = parts.iter().flatten();
+        let shares = self.setup.plan.shares(self.step, self.team.size());
+        let mut batches = self.setup.train.batches(&shares);
+        let all = shares.iter().flatten().flatten();
         let documents = || all.clone().map(|&index| &self.setup.train.documents[index]);
         let truncated = documents().filter(|one| one.cut).count() as u64;
-        let targets = || batches.iter().flat_map(|batch| &batch.targets);
-        let counted = targets().filter(|&&target| target >= 0).count();
-        self.gradients.clear();
-        let mut sum = LossSum::default();
-        for (part, batch) in parts.iter().zip(&batches) {
-            let losses =
-                self.model.forward_backward(batch, 1.0 / counted as f32, &mut self.gradients)?;
-            sum.add(&self.setup.train, part, &losses);
+        let targets = || documents().flat_map(|document| &*document.targets);
+        let (tokens, counted) =
+            (targets().count() as u64, targets().filter(|&&target| target >= 0).count());
+        let (losses, grad_norm, stop) = self.team.gradients(&mut batches, 1.0 / counted as f32)?;
+        if stop {
+            self.ctx.cancel();
         }
-        let grad_norm = self.gradients.global_norm();
+        let mut sum = LossSum::default();
+        sum.add(&self.setup.train, all.clone(), &losses);
         if !sum.mean().is_finite() {
             let what = format!("the loss is {}", sum.mean());
             return Err(self.diverged(self.step + 1, &what, &sum.not_finite));
@@ -333,9 +346,8 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
             return Err(self.diverged(self.step + 1, &what, &examples));
         }
         let learning_rate = self.setup.rates.at(self.step);
-        let (rate, factor) = (learning_rate as f32, self.clipping(grad_norm));
-        self.optimizer.step_scaled(&mut self.model, &self.gradients, rate, factor);
-        let tokens = targets().count() as u64;
+        let documents = documents().count() as u64;
+        self.team.update(self.clipping(grad_norm), learning_rate as f32)?;
         self.step += 1;
         self.tokens += tokens;
         Ok(Row {
@@ -347,7 +359,7 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
             tokens: self.tokens,
             seconds: self.seconds(),
             tokens_per_second: Some(tokens as f64 / started.elapsed().as_secs_f64().max(1e-9)),
-            documents: Some(parts.iter().map(Vec::len).sum::<usize>() as u64),
+            documents: Some(documents),
             truncated: Some(truncated),
             by_language: sum.by_language(&self.setup.train),
         })
@@ -383,15 +395,16 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
         let Some(data) = &self.setup.validation else { return Ok(()) };
         let documents: Vec<Vec<usize>> =
             (0..data.documents.len()).map(|index| vec![index]).collect();
-        let parts = micro_batches(&documents, &data.lengths());
-        let bar = self.ctx.bar("validate", "parts", Some(parts.len() as u64));
-        let mut sum = LossSum::default();
-        for part in &parts {
-            let losses = self.model.losses(&data.batch(part))?;
-            sum.add(data, part, &losses);
-            bar.inc(1);
-        }
+        let lengths = data.lengths();
+        let shares: Vec<_> = share_out(&documents, &lengths, self.team.size())
+            .into_iter()
+            .map(|share| micro_batches(share, &lengths))
+            .collect();
+        let bar = self.ctx.bar("validate", "parts", Some(shares[0].len() as u64));
+        let losses = self.team.losses(&mut data.batches(&shares), || bar.inc(1))?;
         bar.finish();
+        let mut sum = LossSum::default();
+        sum.add(data, shares.iter().flatten().flatten(), &losses);
         if !sum.mean().is_finite() {
             let what = format!("the validation loss is {}", sum.mean());
             return Err(self.diverged(self.step, &what, &sum.not_finite));
@@ -410,7 +423,7 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
         self.record(row)?;
         if self.best() == Some(self.step) && !self.is_last_step() {
             let dtype = self.setup.recipe.dtype.into();
-            self.checkpoints.save_best(self.step, &self.model, dtype)?;
+            self.checkpoints.save_best(self.step, &self.team, dtype)?;
         }
         Ok(())
     }
@@ -424,8 +437,7 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
         let Setup { identity, recipe, encoder, .. } = &self.setup;
         let now = Snapshot {
             identity,
-            model: &self.model,
-            optimizer: &self.optimizer,
+            team: &self.team,
             rows: &self.rows,
             tokenizer: recipe.kept.map(|_| (&encoder.encoder, recipe.objective)),
         };
@@ -439,7 +451,7 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
     /// Writes the results, then takes away the checkpoints that are not kept.
     fn finish(&self) -> Result<Summary> {
         let kept_step = self.best().unwrap_or(self.step);
-        if let Some(name) = self.model.first_not_finite() {
+        if let Some(name) = self.team.model().first_not_finite() {
             return Err(self.diverged(self.step, &format!("{name} is no longer finite"), &[]));
         }
         self.write(kept_step).map_err(|error| explain_full_disk(error, self.out))?;
@@ -453,8 +465,8 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
             documents: train.documents.len() as u64,
             rows: train.counts,
             tokens: self.tokens,
-            parameters: self.model.parameter_count() as u64,
-            trained: recipe.lora.as_ref().map(|_| self.model.trained_count() as u64),
+            parameters: self.team.model().parameter_count() as u64,
+            trained: recipe.lora.as_ref().map(|_| self.team.model().trained_count() as u64),
             loss: train_row.map(|row| row.loss),
             loss_by_language: train_row.map(|row| row.by_language.clone()).unwrap_or_default(),
             kept_step,
@@ -462,6 +474,7 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
             validation_loss_by_language: kept
                 .map(|row| row.by_language.clone())
                 .unwrap_or_default(),
+            ranks: Some(self.team.size()).filter(|&ranks| ranks > 1),
             seconds: self.seconds(),
         })
     }
@@ -475,22 +488,13 @@ impl<'a, B: Backend + Clone> Trainer<'a, B> {
         }
         fs::create_dir_all(&folder)?;
         if kept_step == self.step {
-            self.model.save(&folder, recipe.dtype.into())?;
+            self.team.save(&folder, recipe.dtype.into())?;
         } else {
             export::copy_files(&self.checkpoints.best(kept_step), &folder)?;
         }
         export::complete(&folder, &encoder.encoder, recipe.objective)?;
         metrics::write(&self.rows, &self.out.join("metrics.parquet"))
     }
-}
-
-fn adamw<B: Backend + Clone>(model: &Decoder<B>, recipe: &Recipe) -> AdamW<B> {
-    let mut optimizer = AdamW::with(model, recipe.states());
-    optimizer.beta1 = recipe.beta1 as f32;
-    optimizer.beta2 = recipe.beta2 as f32;
-    optimizer.eps = recipe.eps as f32;
-    optimizer.weight_decay = recipe.weight_decay as f32;
-    optimizer
 }
 
 /// Whether something that happens every so many steps happens after this one.

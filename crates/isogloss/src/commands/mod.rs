@@ -16,5 +16,6 @@ pub mod status;
 pub mod synth;
 pub mod tokenizer;
 pub mod train;
+pub mod worker;
 
 mod files;

@@ -15,6 +15,7 @@ use clap::Args as ClapArgs;
 
 use super::files::Scratch;
 use super::status::OfPipeline;
+use super::worker;
 use crate::console::print;
 use crate::pipeline::load;
 use crate::plan::{Plan, Stage};
@@ -51,6 +52,10 @@ pub struct Args {
     /// Where models run: auto, cpu or cuda.
     #[arg(long, value_name = "DEVICE", value_parser = super::train::device)]
     device: Option<Device>,
+
+    /// Processes that share each training: one a card, or with a part of the threads each.
+    #[arg(long, value_name = "N")]
+    ranks: Option<usize>,
 }
 
 const EXAMPLES: &str = "\
@@ -62,13 +67,18 @@ Examples:
 
 /// Does what `isogloss run` was asked for.
 pub fn run(args: Args, ctx: &Context) -> Result<()> {
+    if worker::serves_another(ctx)? {
+        return Ok(());
+    }
+    let ranks = worker::ranks(ctx)?;
     let mut pipeline = load(&args.of.pipeline)?;
+    pipeline.train.ranks = args.ranks.or(pipeline.train.ranks);
     if let Some(device) = args.device {
         pipeline.set_device(device);
     }
     let plan = Plan::new(pipeline)?;
     let store = Store::open(&args.of.store)?;
-    let runner = Runner::new(&plan, &store);
+    let runner = Runner::new(&plan, &store).on(ranks);
     if args.dry_run {
         return dry_run(&runner, ctx);
     }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::value::{Error, StrDeserializer};
 
 use super::files::{Input, Output, publish, settings};
+use super::worker;
 use crate::console::print;
 use crate::remote::{model_folder, tokenizer_folder};
 
@@ -26,6 +27,7 @@ use crate::remote::{model_folder, tokenizer_folder};
 Examples:
   isogloss train --model models/small --data mixture.parquet --epochs 2 --out tuned
   isogloss train --model models/small --data mixture.parquet --lora-rank 16 --out adapter
+  isogloss train --model models/small --data mixture.parquet --ranks 4 --out tuned
   isogloss train --model models/small --data mixture.parquet --dry-run
   isogloss train --init shape.toml --tokenizer tok --data examples.parquet --objective lm --out base")]
 pub struct Args {
@@ -123,6 +125,10 @@ struct Flags {
     /// auto, cpu or cuda.
     #[arg(long, value_parser = device)]
     device: Option<Device>,
+
+    /// Processes that share the run: one a card, or with a part of the threads each.
+    #[arg(long, value_name = "N")]
+    ranks: Option<usize>,
 }
 
 /// Reads a device's name.
@@ -153,11 +159,15 @@ impl Flags {
         config.keep = self.keep.or(config.keep);
         config.patience = self.patience.or(config.patience);
         config.device = self.device.or(config.device);
+        config.ranks = self.ranks.or(config.ranks);
     }
 }
 
 /// Does what `isogloss train` was asked for.
 pub fn run(args: Args, ctx: &Context) -> Result<()> {
+    if worker::serves_another(ctx)? {
+        return Ok(());
+    }
     let mut config: TrainConfig = settings(args.config.as_deref())?;
     args.flags.apply(&mut config);
     let seed = config.resolve()?.seed;
@@ -175,7 +185,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         train: train.path.clone(),
         validation: validation.as_ref().map(|input| input.path.clone()),
     };
-    let shared = Shared::default();
+    let shared = Shared::default().on(worker::ranks(ctx)?);
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
         return print(::train::plan(&config, &base, &data, &shared, ctx)?);
     };

@@ -205,6 +205,14 @@ impl Backend for Cuda {
         });
     }
 
+    fn has_master(&self, weight: &Tensor) -> bool {
+        weight.master.is_some()
+    }
+
+    fn drop_master(&self, weight: &mut Tensor) {
+        weight.master = None;
+    }
+
     fn rounded(&self, kind: Kind, value: f32) -> f32 {
         match kind {
             Kind::Weight | Kind::Narrow | Kind::Frozen | Kind::Activation => {

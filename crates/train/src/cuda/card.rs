@@ -306,6 +306,20 @@ impl Driver for Card {
         }?)
     }
 
+    fn compute_stream(&self) -> *mut core::ffi::c_void {
+        self.stream.cast()
+    }
+
+    fn is_idle(&self) -> Result<bool> {
+        self.enter()?;
+        // SAFETY: the stream is alive.
+        match unsafe { sys::cuStreamQuery(self.stream) } {
+            sys::CUresult::CUDA_SUCCESS => Ok(true),
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            other => other.result().map(|()| true).context("a kernel failed on the card"),
+        }
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
         for stream in [self.stream, self.load, self.store] {

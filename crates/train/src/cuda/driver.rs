@@ -210,6 +210,18 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// If the device reports a fault.
     fn wait(&self, stream: Stream, event: Event) -> Result<()>;
+    /// The handle of [`Stream::Compute`], as NVIDIA's libraries take it; null where there is none.
+    fn compute_stream(&self) -> *mut core::ffi::c_void {
+        std::ptr::null_mut()
+    }
+    /// Whether [`Stream::Compute`] has nothing left to do.
+    ///
+    /// # Errors
+    /// If some of its work failed.
+    fn is_idle(&self) -> Result<bool> {
+        self.synchronize()?;
+        Ok(true)
+    }
     /// Waits for all work, in all streams.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod counter;
 pub mod driver;
 #[cfg(test)]
 mod emulator;
+mod exchange;
 pub mod gemm;
 #[cfg(test)]
 mod generation_tests;
@@ -17,6 +18,7 @@ pub mod graph;
 pub mod kernels;
 mod loss;
 pub mod memory;
+pub mod nccl;
 mod norm;
 pub mod nvrtc;
 pub mod optimizer;

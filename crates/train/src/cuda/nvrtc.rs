@@ -230,22 +230,7 @@ fn candidates() -> Vec<PathBuf> {
             folders.extend([root.join("lib64"), root.join("lib")]);
         }
     }
-    let mut environments: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"]
-        .iter()
-        .filter_map(|name| std::env::var_os(name).map(PathBuf::from))
-        .chain([PathBuf::from(".venv"), PathBuf::from("/usr/local"), PathBuf::from("/usr")])
-        .collect();
-    if let Some(home) = std::env::var_os("HOME") {
-        environments.push(PathBuf::from(home).join(".local"));
-    }
-    for environment in environments {
-        for python in below(&environment.join("lib"), "python3") {
-            for packages in ["site-packages", "dist-packages"] {
-                let nvidia = python.join(packages).join("nvidia");
-                folders.extend(below(&nvidia, "cu").into_iter().map(|package| package.join("lib")));
-            }
-        }
-    }
+    folders.extend(wheel_folders("cu"));
     folders.extend(below(Path::new("/usr/local"), "cuda").into_iter().flat_map(|root| {
         [
             root.join("lib64"),
@@ -258,6 +243,28 @@ fn candidates() -> Vec<PathBuf> {
     }
     found.extend(["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"].map(PathBuf::from));
     found
+}
+
+/// Where wheels of PyPI keep NVIDIA's libraries: of each environment there may be, the packages whose names begin so.
+pub(super) fn wheel_folders(package: &str) -> Vec<PathBuf> {
+    let mut environments: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"]
+        .iter()
+        .filter_map(|name| std::env::var_os(name).map(PathBuf::from))
+        .chain([PathBuf::from(".venv"), PathBuf::from("/usr/local"), PathBuf::from("/usr")])
+        .collect();
+    if let Some(home) = std::env::var_os("HOME") {
+        environments.push(PathBuf::from(home).join(".local"));
+    }
+    let mut folders = Vec::new();
+    for environment in environments {
+        for python in below(&environment.join("lib"), "python3") {
+            for packages in ["site-packages", "dist-packages"] {
+                let nvidia = python.join(packages).join("nvidia");
+                folders.extend(below(&nvidia, package).into_iter().map(|one| one.join("lib")));
+            }
+        }
+    }
+    folders
 }
 
 /// Entries of a folder whose names begin so, the last name first: newer versions sort behind.

@@ -3,8 +3,10 @@
 //! is checked before it is taken, and a message names the tensor that differs.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 use artifact::bail_user;
@@ -52,8 +54,16 @@ impl<B: Backend + Clone> Decoder<B> {
     /// # Errors
     /// If a file cannot be written.
     pub fn save(&self, dir: &Path, dtype: Dtype) -> Result<()> {
+        self.save_with(dir, dtype, &|_| Ok(None))
+    }
+
+    /// The same where `elsewhere` knows the exact values of some of the tensors that are trained, by their number.
+    ///
+    /// # Errors
+    /// As [`Decoder::save`], and the first that `elsewhere` returns.
+    pub(crate) fn save_with(&self, dir: &Path, dtype: Dtype, elsewhere: &Elsewhere) -> Result<()> {
         if let Some(attached) = &self.adapter {
-            return peft::save(self, attached, dir, dtype);
+            return peft::save(self, attached, dir, dtype, elsewhere);
         }
         let mut config = self.config().to_json();
         let name = match dtype {
@@ -65,18 +75,58 @@ impl<B: Backend + Clone> Decoder<B> {
             fields.insert("torch_dtype".into(), name.into());
         }
         write_json(&dir.join("config.json"), &config)?;
-        let tensors = self.specs.all().into_iter().zip(self.weights.all());
-        let backend = &self.backend;
-        let tensors = tensors.flat_map(|(spec, tensor)| {
+        let fetched = Fetched { elsewhere, last: RefCell::default(), fault: RefCell::default() };
+        let tensors = self.specs.all().into_iter().zip(self.weights.all()).enumerate();
+        let (backend, fetched) = (&self.backend, &fetched);
+        let tensors = tensors.flat_map(|(index, (spec, tensor))| {
             spec.parts.iter().map(move |part| {
-                (part.name.as_str(), Saved { backend, tensor, len: spec.elements(), part, dtype })
+                let len = spec.elements();
+                let from = Some((fetched, index));
+                (part.name.as_str(), Saved { backend, tensor, len, part, dtype, from })
             })
         });
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let path = dir.join(SINGLE);
         safetensors::serialize_to_file(tensors, Some(metadata), &path)
             .with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(fault) = fetched.fault.take() {
+            return Err(fault);
+        }
         make_readable(&path)
+    }
+}
+
+/// Gives the exact values of a tensor that is trained, where they are not the model's own.
+pub(crate) type Elsewhere<'a> = dyn Fn(usize) -> Result<Option<Vec<f32>>> + 'a;
+
+/// Tensors from elsewhere, each asked for once: a tensor of ours is several of a file's.
+pub(super) struct Fetched<'a> {
+    elsewhere: &'a Elsewhere<'a>,
+    last: RefCell<Option<(usize, Rc<Vec<f32>>)>>,
+    fault: RefCell<Option<anyhow::Error>>,
+}
+
+impl Fetched<'_> {
+    fn get(&self, index: usize) -> Option<Rc<Vec<f32>>> {
+        if self.fault.borrow().is_some() {
+            return None;
+        }
+        if let Some((last, values)) = &*self.last.borrow()
+            && *last == index
+        {
+            return Some(Rc::clone(values));
+        }
+        match (self.elsewhere)(index) {
+            Ok(values) => {
+                let values = Rc::new(values?);
+                *self.last.borrow_mut() = Some((index, Rc::clone(&values)));
+                Some(values)
+            }
+            Err(fault) => {
+                *self.fault.borrow_mut() = Some(fault);
+                None
+            }
+        }
     }
 }
 
@@ -109,6 +159,8 @@ pub(super) struct Saved<'a, B: Backend> {
     pub len: usize,
     pub part: &'a Part,
     pub dtype: Dtype,
+    /// Who else may have the values, and the tensor's number there.
+    pub from: Option<(&'a Fetched<'a>, usize)>,
 }
 
 impl<B: Backend> View for Saved<'_, B> {
@@ -122,7 +174,11 @@ impl<B: Backend> View for Saved<'_, B> {
         &self.part.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.backend.view(self.tensor, self.len);
+        let fetched = self.from.and_then(|(fetched, index)| fetched.get(index));
+        let values = match &fetched {
+            Some(values) => Cow::Borrowed(&values[..]),
+            None => self.backend.view(self.tensor, self.len),
+        };
         let values = &values[self.part.range.clone()];
         match self.dtype {
             Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),

@@ -20,6 +20,7 @@ mod side_by_side;
 mod training;
 pub mod weights;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -298,6 +299,28 @@ impl<B: Backend + Clone> Decoder<B> {
     #[must_use]
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// A decoder whose weights are all zero, to be filled with another's.
+    pub(crate) fn empty_on(backend: B, config: ModelConfig, kind: Kind) -> Result<Self> {
+        Self::build(backend, config, kind, |backend, spec| Ok(backend.zeros(kind, spec.elements())))
+    }
+
+    /// Every tensor: the weights, then the adapter's.
+    pub(crate) fn tensors_mut(&mut self) -> Vec<&mut B::Tensor> {
+        let weights = Arc::get_mut(&mut self.weights);
+        let mut all = weights.expect("shared weights do not change").all_mut();
+        all.extend(self.adapter.iter_mut().flat_map(|attached| attached.tensors.all_mut()));
+        all
+    }
+
+    /// The values of one of the tensors that are trained.
+    pub(crate) fn trained_values(&self, index: usize) -> Cow<'_, [f32]> {
+        let tensor = match &self.adapter {
+            None => self.weights.all()[index],
+            Some(attached) => attached.tensors.all()[index],
+        };
+        self.backend.view(tensor, self.backend.len(tensor))
     }
 
     /// The tensors that are trained, in the order of their specs.

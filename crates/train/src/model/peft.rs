@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::adapter::{Half, Layout, Lora, Matrix, Target, peft_name};
 use super::fields::Fields;
-use super::folder::{self, Dtype, Saved, Shard};
+use super::folder::{self, Dtype, Elsewhere, Saved, Shard};
 use super::weights::{Part, Projection, Role, Spec, specs};
 use super::{Attached, Decoder, ModelConfig};
 use crate::ops::{Backend, Cpu};
@@ -287,6 +287,7 @@ pub(super) fn save<B: Backend + Clone>(
     attached: &Attached<B::Tensor>,
     dir: &Path,
     dtype: Dtype,
+    elsewhere: &Elsewhere,
 ) -> Result<()> {
     let Attached { layout, tensors, base } = attached;
     let Lora { rank, alpha, rslora, targets } = &layout.lora;
@@ -312,14 +313,18 @@ pub(super) fn save<B: Backend + Clone>(
     if !base.weights.is_empty() {
         folder::write_json(&dir.join(BASE), &json!(base.weights))?;
     }
-    let values = tensors.map(|tensor| model.backend.values(tensor, model.backend.len(tensor)));
+    let own = |tensor| model.backend.values(tensor, model.backend.len(tensor));
+    let values = tensors.all().into_iter().enumerate();
+    let values = values.map(|(index, tensor)| Ok(elsewhere(index)?.unwrap_or_else(|| own(tensor))));
+    let mut values = values.collect::<Result<Vec<_>>>()?.into_iter();
+    let values = tensors.map(|_| values.next().unwrap_or_default());
     let matrices = layout.matrices(&values).into_iter().map(|Matrix { name, shape, values }| {
         let (shape, range) = (shape.to_vec(), 0..values.len());
         (Part { name, shape, role: Role::Matrix, range, number: 0 }, values)
     });
     let matrices: Vec<(Part, Vec<f32>)> = matrices.collect();
     let views = matrices.iter().map(|(part, tensor)| {
-        (&part.name, Saved { backend: &Cpu, tensor, len: tensor.len(), part, dtype })
+        (&part.name, Saved { backend: &Cpu, tensor, len: tensor.len(), part, dtype, from: None })
     });
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let path = dir.join(WEIGHTS);

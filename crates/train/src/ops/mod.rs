@@ -111,6 +111,12 @@ pub trait Backend {
     }
     /// Overwrites the first values.
     fn write(&self, tensor: &mut Self::Tensor, values: &[f32]);
+    /// Whether a weight's exact values, which the optimiser moves, stand apart from those that products read.
+    fn has_master(&self, _weight: &Self::Tensor) -> bool {
+        false
+    }
+    /// Lets go of a weight's exact values.
+    fn drop_master(&self, _weight: &mut Self::Tensor) {}
     /// Number of values.
     fn len(&self, tensor: &Self::Tensor) -> usize;
     /// Copies whole numbers in.

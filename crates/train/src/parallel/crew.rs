@@ -1,0 +1,92 @@
+//! The other ranks as processes of this machine: starting them, noticing that one has ended, and seeing to it that none
+//! is left behind. A child holds the reading end of a pipe whose other end is here; whatever becomes of this process, the
+//! pipe closes and the child ends.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::world::World;
+
+/// How long a child may take to end when there is nothing more to do.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Processes that this one has started, ended with it.
+pub struct Crew(Vec<(usize, Child)>);
+
+impl Crew {
+    /// Starts the ranks from 1 on, each by a command that `launch` gives.
+    ///
+    /// # Errors
+    /// If a process cannot be started.
+    pub fn start(world: &World, port: u16, launch: &dyn Fn() -> Result<Command>) -> Result<Self> {
+        let mut crew = Self(Vec::new());
+        for rank in 1..world.size {
+            let mut command = launch()?;
+            command
+                .env_remove("TORCHELASTIC_USE_AGENT_STORE")
+                .envs(world.variables(rank, port))
+                .env("RAYON_NUM_THREADS", rayon::current_num_threads().to_string())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                // Ctrl-C in a terminal is for this process, which then tells the others.
+                .process_group(0);
+            let child = command.spawn().with_context(|| format!("cannot start rank {rank}"))?;
+            crew.0.push((rank, child));
+        }
+        Ok(crew)
+    }
+
+    /// An error if one has ended, which says how.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check(&mut self) -> Result<()> {
+        for (rank, child) in &mut self.0 {
+            if let Some(status) = child.try_wait()? {
+                bail!("rank {rank} (process {}) {}", child.id(), fate(status));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for all to end by themselves, for a while.
+    pub fn dismiss(&mut self) {
+        let deadline = Instant::now() + FAREWELL;
+        let running = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_none());
+        while self.0.iter_mut().any(|(_, child)| running(child)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.0 {
+            // One that has ended cannot be killed, and need not be.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn fate(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (_, Some(code)) => format!("ended with status {code}"),
+        _ => "ended".to_owned(),
+    }
+}
+
+/// Ends this process when the one that has started it is no more.
+pub fn end_with_starter() {
+    std::thread::spawn(|| {
+        let mut nothing = [0];
+        while std::io::stdin().read(&mut nothing).is_ok_and(|read| read > 0) {}
+        std::process::exit(1);
+    });
+}

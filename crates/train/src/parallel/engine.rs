@@ -1,0 +1,133 @@
+//! What every rank holds of a run, and what it does with it: the model, its gradients, and the optimiser's state of the
+//! tensors that it owns. On one rank, that is all of them and nobody is talked to.
+
+use std::borrow::Cow;
+
+use anyhow::Result;
+
+use super::{Exchange, owners};
+use crate::config::Recipe;
+use crate::model::{Batch, Decoder, Gradients};
+use crate::ops::Backend;
+use crate::optimizer::AdamW;
+
+/// A tensor's number and the sum of its gradients' squares.
+pub type Squares = (usize, f64);
+
+/// A model in training.
+pub struct Engine<B: Backend> {
+    /// The model.
+    pub model: Decoder<B>,
+    /// AdamW over what this rank owns.
+    pub optimizer: AdamW<B>,
+    gradients: Gradients<B>,
+    rank: usize,
+    /// Which rank owns each trained tensor.
+    owners: Vec<usize>,
+    exchange: Option<Box<dyn Exchange<B>>>,
+    /// Whether owners have more exact weights than the others.
+    masters_apart: bool,
+}
+
+impl<B: Backend + Clone> Engine<B> {
+    /// A model on one rank.
+    pub fn alone(model: Decoder<B>, recipe: &Recipe) -> Result<Self> {
+        Self::new(model, recipe, (0, 1), None)
+    }
+
+    /// The same on one of several, which all call this. The model's weights become those of rank 0.
+    pub fn among(
+        model: Decoder<B>,
+        recipe: &Recipe,
+        (rank, size): (usize, usize),
+        exchange: Box<dyn Exchange<B>>,
+    ) -> Result<Self> {
+        Self::new(model, recipe, (rank, size), Some(exchange))
+    }
+
+    fn new(
+        mut model: Decoder<B>,
+        recipe: &Recipe,
+        (rank, size): (usize, usize),
+        exchange: Option<Box<dyn Exchange<B>>>,
+    ) -> Result<Self> {
+        let elements: Vec<usize> =
+            model.trained_specs().all().into_iter().map(|spec| spec.elements()).collect();
+        let owners = owners(&elements, size);
+        let mut masters_apart = false;
+        if let Some(exchange) = &exchange {
+            let all = model.tensors_mut();
+            let from_the_first = vec![0; all.len()];
+            exchange.broadcast(all, &from_the_first, true)?;
+            let backend = model.backend().clone();
+            for (tensor, &owner) in model.trained_mut().into_iter().zip(&owners) {
+                masters_apart |= backend.has_master(tensor);
+                if owner != rank {
+                    backend.drop_master(tensor);
+                }
+            }
+        }
+        let mine = owners.iter().map(|&owner| owner == rank).collect();
+        let mut optimizer = AdamW::of_part(&model, recipe.states(), mine);
+        optimizer.beta1 = recipe.beta1 as f32;
+        optimizer.beta2 = recipe.beta2 as f32;
+        optimizer.eps = recipe.eps as f32;
+        optimizer.weight_decay = recipe.weight_decay as f32;
+        let gradients = Gradients::zeros(&model);
+        Ok(Self { model, optimizer, gradients, rank, owners, exchange, masters_apart })
+    }
+
+    /// Gradients of this rank's batches, times `scale`, summed over all ranks. Returns the batches' losses one after
+    /// the other, and the sum of squares of each tensor that this rank owns.
+    pub fn gradients(&mut self, batches: &[Batch], scale: f32) -> Result<(Vec<f32>, Vec<Squares>)> {
+        self.gradients.clear();
+        let mut losses = Vec::new();
+        for batch in batches {
+            losses.extend(self.model.forward_backward(batch, scale, &mut self.gradients)?);
+        }
+        if let Some(exchange) = &self.exchange {
+            exchange.reduce(self.gradients.tensors_mut(), &self.owners)?;
+        }
+        let tensors = 0..self.owners.len();
+        let mine: Vec<usize> = tensors.filter(|&t| self.owners[t] == self.rank).collect();
+        let squares = self.gradients.squares(&mine);
+        let squares = mine.into_iter().zip(squares).collect();
+        self.model.backend().check()?;
+        Ok((losses, squares))
+    }
+
+    /// A step of the optimiser on what this rank owns, with gradients times `factor`; then everybody's new weights.
+    pub fn update(&mut self, factor: f32, learning_rate: f32) -> Result<()> {
+        let Self { model, gradients, optimizer, .. } = self;
+        optimizer.step_scaled(model, gradients, learning_rate, factor);
+        match &self.exchange {
+            Some(exchange) => exchange.broadcast(self.model.trained_mut(), &self.owners, false),
+            None => Ok(()),
+        }
+    }
+
+    /// Losses of batches, one after the other; `done` is called after each batch.
+    pub fn losses(&mut self, batches: &[Batch], mut done: impl FnMut()) -> Result<Vec<f32>> {
+        let mut losses = Vec::new();
+        for batch in batches {
+            losses.extend(self.model.losses(batch)?);
+            done();
+        }
+        Ok(losses)
+    }
+
+    /// The rank that owns each trained tensor.
+    pub fn owners(&self) -> &[usize] {
+        &self.owners
+    }
+
+    /// The rank that has a trained tensor's exact values, where this one has not.
+    pub fn keeper(&self, tensor: usize) -> Option<usize> {
+        Some(self.owners[tensor]).filter(|&owner| self.masters_apart && owner != self.rank)
+    }
+
+    /// The values of a trained tensor as they stand here.
+    pub fn weight(&self, tensor: usize) -> Cow<'_, [f32]> {
+        self.model.trained_values(tensor)
+    }
+}

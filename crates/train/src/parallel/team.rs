@@ -1,0 +1,386 @@
+//! The ranks as rank 0 sees them. [`Ranks`] starts or awaits the others when they are first needed; a [`Lead`] is the
+//! connection to them, which outlives a run; a [`Team`] is a model in training on all of them. On one rank a team is
+//! an [`Engine`] and nothing else.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+use artifact::{Context, bail_user};
+
+use super::crew::Crew;
+use super::engine::Engine;
+use super::link::{Door, Mesh, Wire};
+use super::world::World;
+use super::{Answer, Connect, Job, Order};
+use crate::checkpoint::Checkpoint;
+use crate::config::{Recipe, TrainConfig};
+use crate::model::{Batch, Decoder, Dtype};
+use crate::ops::Backend;
+use crate::optimizer::Named;
+
+/// How long the others may take to say what went wrong.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How the other ranks of this process's runs come to be.
+pub struct Ranks {
+    /// What the environment says; none: this process starts the others itself.
+    world: Option<World>,
+    /// The command that becomes another rank.
+    launch: Box<dyn Fn() -> Result<Command> + Send + Sync>,
+    lead: Mutex<Option<Arc<Lead>>>,
+}
+
+impl Default for Ranks {
+    fn default() -> Self {
+        Self::started_by(|| {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.args(["worker", "--quiet"]);
+            Ok(command)
+        })
+    }
+}
+
+impl Ranks {
+    /// Ranks that this process starts on this machine, by a command that calls [`super::serve`].
+    pub fn started_by(launch: impl Fn() -> Result<Command> + Send + Sync + 'static) -> Self {
+        Self { world: None, launch: Box::new(launch), lead: Mutex::default() }
+    }
+
+    /// Ranks that something else starts; `world` is this process's, which is rank 0. Waits for them.
+    ///
+    /// # Errors
+    /// If they do not come.
+    pub fn of_world(world: World, ctx: &Context) -> Result<Self> {
+        let lead = Mutex::new(Some(Arc::new(Lead::await_others(&world, ctx)?)));
+        Ok(Self { world: Some(world), lead, ..Self::default() })
+    }
+
+    /// The other ranks of a run that asks for `size`, none for 1. They are started where they are not there yet, or
+    /// no longer fit to be used.
+    ///
+    /// # Errors
+    /// If they cannot be started, or the environment says another number.
+    pub fn lead(&self, size: usize, ctx: &Context) -> Result<Option<Arc<Lead>>> {
+        let mut held = self.lead.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(world) = &self.world {
+            if size > 1 && size != world.size {
+                bail_user!("{size} ranks are asked for, but WORLD_SIZE is {}", world.size);
+            }
+            let Some(lead) = held.as_ref().filter(|lead| !lead.is_broken()) else {
+                bail!("the other ranks are gone");
+            };
+            return Ok(Some(Arc::clone(lead)));
+        }
+        if size == 1 {
+            return Ok(None);
+        }
+        if let Some(lead) = held.as_ref().filter(|l| !l.is_broken() && l.world.size == size) {
+            return Ok(Some(Arc::clone(lead)));
+        }
+        *held = None;
+        let lead = Lead::start(&World::of_one_machine(size), &*self.launch, ctx)?;
+        Ok(Some(Arc::clone(held.insert(Arc::new(lead)))))
+    }
+}
+
+/// The connection to the other ranks.
+pub struct Lead {
+    world: World,
+    /// By rank, from 1 on.
+    controls: Vec<Wire>,
+    /// For values.
+    mesh: Arc<Mesh>,
+    /// Those that this process has started.
+    crew: Mutex<Option<Crew>>,
+    /// Whether something went wrong in the middle of an exchange.
+    broken: AtomicBool,
+    turn: Mutex<()>,
+}
+
+impl Lead {
+    fn await_others(world: &World, ctx: &Context) -> Result<Self> {
+        let door = Door::open(world)?;
+        let World { address, size, .. } = world;
+        ctx.log(format!("waiting for {} other ranks at {address}:{}", size - 1, door.port));
+        let (controls, mesh) = door.gather(world, || ctx.check())?;
+        Ok(Self::new(world, controls, mesh, None))
+    }
+
+    fn start(world: &World, launch: &dyn Fn() -> Result<Command>, ctx: &Context) -> Result<Self> {
+        let door = Door::open(world)?;
+        let mut crew = Crew::start(world, door.port, launch)?;
+        let (controls, mesh) = door.gather(world, || {
+            ctx.check()?;
+            crew.check()
+        })?;
+        Ok(Self::new(world, controls, mesh, Some(crew)))
+    }
+
+    fn new(world: &World, controls: Vec<Wire>, mesh: Mesh, crew: Option<Crew>) -> Self {
+        Self {
+            world: world.clone(),
+            controls,
+            mesh: Arc::new(mesh),
+            crew: Mutex::new(crew),
+            broken: AtomicBool::new(false),
+            turn: Mutex::default(),
+        }
+    }
+
+    /// Waits until no other run of this process uses the ranks; they are the caller's as long as it keeps this.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The threads that this rank computes with.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn threads(&self) -> Result<rayon::ThreadPool> {
+        Ok(rayon::ThreadPoolBuilder::new().num_threads(self.world.threads()).build()?)
+    }
+
+    /// This rank's card.
+    pub fn card(&self) -> usize {
+        self.world.local_rank
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, rank: usize, order: &Order, floats: &[f32]) -> Result<()> {
+        self.controls[rank - 1].send(order, floats)
+    }
+
+    fn send_to_all(&self, order: &Order, floats: &[f32]) -> Result<()> {
+        (1..self.world.size).try_for_each(|rank| self.send(rank, order, floats))
+    }
+
+    fn answer(&self, rank: usize) -> Result<(Answer, Vec<f32>)> {
+        let (answer, floats) =
+            self.controls[rank - 1].receive().with_context(|| format!("rank {rank} is gone"))?;
+        match answer {
+            Answer::Failed(what) => bail!("rank {rank}: {what}"),
+            answer => Ok((answer, floats)),
+        }
+    }
+
+    /// Does something with the others. What goes wrong leaves them unfit to be used, and becomes an error that says who
+    /// was the first to fail.
+    fn together<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        work().map_err(|error| {
+            self.broken.store(true, Ordering::Relaxed);
+            self.blame(error)
+        })
+    }
+
+    fn blame(&self, error: Error) -> Error {
+        for (wire, rank) in self.controls.iter().zip(1..) {
+            if let Some(Answer::Failed(what)) = wire.last_words(LAST_WORDS) {
+                // One that lost sight of another is not the one that failed.
+                if !what.contains("is gone") {
+                    return anyhow!("rank {rank}: {what}");
+                }
+            }
+        }
+        let mut crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner);
+        match crew.as_mut().map(Crew::check) {
+            Some(Err(fate)) => error.context(fate.to_string()),
+            _ => error,
+        }
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        let crew = self.crew.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !self.broken.load(Ordering::Relaxed) {
+            // One that does not hear it is ended with the crew.
+            for wire in &self.controls {
+                let _ = wire.send(&Order::End, &[]);
+            }
+            if let Some(crew) = crew {
+                crew.dismiss();
+            }
+        }
+    }
+}
+
+/// A model in training, on all ranks of a run.
+pub struct Team<B: Backend> {
+    engine: Engine<B>,
+    lead: Option<Arc<Lead>>,
+}
+
+impl<B: Connect> Team<B> {
+    /// Brings the model to the other ranks, where there are any. `config` is what `recipe` is made of.
+    pub fn new(
+        model: Decoder<B>,
+        (config, recipe): (&TrainConfig, &Recipe),
+        lead: Option<Arc<Lead>>,
+        ctx: &Context,
+    ) -> Result<Self> {
+        let Some(lead) = lead else {
+            return Ok(Self { engine: Engine::alone(model, recipe)?, lead: None });
+        };
+        let engine = lead.together(|| {
+            let meeting = model.backend().meeting(ctx)?;
+            let job = Job {
+                config: config.clone(),
+                model: model.config().to_json(),
+                on_card: B::ON_CARD,
+                meeting: meeting.clone(),
+            };
+            lead.send_to_all(&Order::Begin(Box::new(job)), &[])?;
+            for rank in 1..lead.world.size {
+                lead.answer(rank)?;
+            }
+            let exchange = model.backend().exchange(&lead.mesh, meeting.as_deref())?;
+            Engine::among(model, recipe, (0, lead.world.size), exchange)
+        })?;
+        Ok(Self { engine, lead: Some(lead) })
+    }
+
+    /// How many ranks there are.
+    pub fn size(&self) -> usize {
+        self.lead.as_ref().map_or(1, |lead| lead.world.size)
+    }
+
+    /// Gives up the model's place beside other runs: no more passes are to come that they would wait for.
+    pub fn leave(&mut self) {
+        self.engine.model.leave();
+    }
+
+    /// The model as it stands on this rank.
+    pub fn model(&self) -> &Decoder<B> {
+        &self.engine.model
+    }
+
+    /// Gradients of a step's batches, by rank, times `scale`. Returns the batches' losses one after the other, the
+    /// gradient's norm, and whether a rank was asked to stop.
+    pub fn gradients(
+        &mut self,
+        shares: &mut [Vec<Batch>],
+        scale: f32,
+    ) -> Result<(Vec<f32>, f64, bool)> {
+        let Self { engine, lead } = self;
+        let lead = lead.as_ref();
+        let work = || {
+            let others = shares.iter_mut().enumerate().skip(1);
+            if let Some(lead) = lead {
+                for (rank, share) in others {
+                    lead.send(rank, &Order::Gradients(std::mem::take(share)), &[scale])?;
+                }
+            }
+            let (mut losses, mut squares) = engine.gradients(&shares[0], scale)?;
+            let mut stop = false;
+            if let Some(lead) = lead {
+                for rank in 1..shares.len() {
+                    let (Answer::Gradients(theirs, asked), more) = lead.answer(rank)? else {
+                        bail!("rank {rank} has no gradients");
+                    };
+                    losses.extend(more);
+                    squares.extend(theirs.into_iter().map(|(t, bits)| (t, f64::from_bits(bits))));
+                    stop |= asked;
+                }
+            }
+            // In the order of the tensors, whoever owns them.
+            squares.sort_by_key(|(tensor, _)| *tensor);
+            let norm = squares.iter().map(|(_, sum)| sum).sum::<f64>().sqrt();
+            Ok((losses, norm, stop))
+        };
+        together(lead, work)
+    }
+
+    /// A step of the optimiser with those gradients times `factor`.
+    pub fn update(&mut self, factor: f32, learning_rate: f32) -> Result<()> {
+        let Self { engine, lead } = self;
+        let lead = lead.as_ref();
+        together(lead, || {
+            if let Some(lead) = lead {
+                lead.send_to_all(&Order::Update, &[factor, learning_rate])?;
+            }
+            engine.update(factor, learning_rate)
+        })
+    }
+
+    /// Losses of batches, by rank, one after the other. `done` is called after each that this rank has run.
+    pub fn losses(&mut self, shares: &mut [Vec<Batch>], done: impl FnMut()) -> Result<Vec<f32>> {
+        let Self { engine, lead } = self;
+        let lead = lead.as_ref();
+        together(lead, || {
+            let Some(lead) = lead else { return engine.losses(&shares[0], done) };
+            for (rank, share) in shares.iter_mut().enumerate().skip(1) {
+                lead.send(rank, &Order::Losses(std::mem::take(share)), &[])?;
+            }
+            let mut losses = engine.losses(&shares[0], done)?;
+            for rank in 1..shares.len() {
+                losses.extend(lead.answer(rank)?.1);
+            }
+            Ok(losses)
+        })
+    }
+
+    /// Puts the optimiser where a checkpoint left it.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let Self { engine, lead } = self;
+        let lead = lead.as_ref();
+        together(lead, || {
+            let owners = engine.owners().to_vec();
+            let backend = engine.model.backend().clone();
+            checkpoint.restore(&backend, &mut engine.optimizer, |moment, values| match lead {
+                Some(lead) => lead.send(owners[moment.index], &Order::SetMoment(moment), &values),
+                None => bail!("a moment that no rank owns"),
+            })?;
+            match lead {
+                Some(lead) => lead.send_to_all(&Order::SetSteps(checkpoint.step), &[]),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The optimiser's steps and moments, from whichever rank has them.
+    pub fn state(&self) -> Result<(u64, Vec<Named<'_>>)> {
+        let engine = &self.engine;
+        engine.optimizer.state(engine.model.backend(), |moment| {
+            self.ask(engine.owners()[moment.index], &Order::Moment(moment))
+        })
+    }
+
+    /// Writes the model's folder, with the values that the owners have.
+    pub fn save(&self, folder: &Path, dtype: Dtype) -> Result<()> {
+        self.engine.model.save_with(folder, dtype, &|tensor| {
+            let keeper = self.engine.keeper(tensor);
+            keeper.map(|rank| self.ask(rank, &Order::Weight(tensor))).transpose()
+        })
+    }
+
+    fn ask(&self, rank: usize, order: &Order) -> Result<Vec<f32>> {
+        let Some(lead) = &self.lead else { bail!("there is no rank {rank} to ask") };
+        lead.together(|| {
+            lead.send(rank, order, &[])?;
+            Ok(lead.answer(rank)?.1)
+        })
+    }
+}
+
+impl<B: Backend> Drop for Team<B> {
+    fn drop(&mut self) {
+        if let Some(lead) = self.lead.as_ref().filter(|lead| !lead.is_broken()) {
+            // Who does not hear it is found to be gone in the next run.
+            let _ = lead.send_to_all(&Order::Finish, &[]);
+        }
+    }
+}
+
+fn together<T>(lead: Option<&Arc<Lead>>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match lead {
+        Some(lead) => lead.together(work),
+        None => work(),
+    }
+}

@@ -1,0 +1,120 @@
+//! Runs on several ranks, each a process: the loss curve of one process, the same bits again, checkpoints that go on
+//! with another number of ranks, and ranks that die.
+
+mod trainer_common;
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::Result;
+use artifact::Context;
+use train::parallel::{Ranks, World, serve};
+use train::trainer::Summary;
+use train::{BaseModel, Shared};
+use trainer_common::{Bench, base, config, metrics, sums};
+
+/// What this test's program is when it is started as another rank.
+#[test]
+fn a_process_with_a_rank_serves_it() {
+    if let Some(world) = World::from_env().unwrap() {
+        serve(&world, &Context::quiet()).unwrap();
+    }
+}
+
+fn shared() -> Shared {
+    let launch = || {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["--exact", "a_process_with_a_rank_serves_it"]);
+        Ok(command)
+    };
+    Shared::default().on(Ranks::started_by(launch))
+}
+
+fn run_with(
+    shared: &Shared,
+    bench: &Bench,
+    base: &BaseModel,
+    name: &str,
+    settings: &str,
+) -> Result<Summary> {
+    let (out, ctx) = (bench.out(name), Context::quiet());
+    train::run(&config(settings), base, &bench.data, shared, &out, &ctx)
+}
+
+fn run(bench: &Bench, name: &str, ranks: usize, settings: &str) -> Result<Summary> {
+    run_with(&shared(), bench, &base(), name, &format!("ranks = {ranks}\n{settings}"))
+}
+
+/// The loss curves, by language too, agree within the rounding of f32 sums.
+fn assert_same_curve(bench: &Bench, one: &str, other: &str) {
+    let (one, other) = (metrics(&bench.out(one)), metrics(&bench.out(other)));
+    assert_eq!(one.len(), other.len());
+    let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-5;
+    for (one, other) in one.iter().zip(&other) {
+        assert_eq!((one.step, one.validation), (other.step, other.validation));
+        assert_eq!((one.tokens, one.documents), (other.tokens, other.documents));
+        assert!(close(one.loss, other.loss), "{} {}", one.loss, other.loss);
+        for ((language, loss), (same, as_much)) in one.by_language.iter().zip(&other.by_language) {
+            assert!(language == same && close(*loss, *as_much), "{language} {loss} {as_much}");
+        }
+        if let (Some(norm), Some(as_much)) = (one.grad_norm, other.grad_norm) {
+            assert!((norm / as_much - 1.0).abs() < 1e-4, "{norm} {as_much}");
+        }
+    }
+}
+
+fn bytes(bench: &Bench, name: &str, file: &str) -> Vec<u8> {
+    fs::read(bench.out(name).join(file)).unwrap()
+}
+
+const WEIGHTS: &str = "model/model.safetensors";
+const SETTINGS: &str =
+    "steps = 8\nbatch_size = 7\nlearning_rate = 5e-3\nvalidate_every = 4\nweight_decay = 0.1\n";
+
+#[test]
+fn two_and_three_ranks_learn_as_one_does_and_repeat_bit_for_bit() {
+    let bench = Bench::new(&sums(24), 5);
+    run(&bench, "one", 1, SETTINGS).unwrap();
+    for ranks in [2, 3] {
+        let name = format!("on-{ranks}");
+        let summary = run(&bench, &name, ranks, SETTINGS).unwrap();
+        assert_eq!(summary.ranks, Some(ranks));
+        assert_same_curve(&bench, "one", &name);
+    }
+    run(&bench, "again", 3, SETTINGS).unwrap();
+    assert!(bytes(&bench, "on-3", WEIGHTS) == bytes(&bench, "again", WEIGHTS));
+    assert_eq!(metrics(&bench.out("on-3")), metrics(&bench.out("again")));
+}
+
+#[test]
+fn the_ranks_serve_one_run_after_the_other_and_adapters_too() {
+    let (bench, shared) = (Bench::new(&sums(24), 4), shared());
+    run_with(&shared, &bench, &base(), "base", "ranks = 2\nsteps = 2\nbatch_size = 8").unwrap();
+    let base = BaseModel::Weights(bench.out("base").join("model"));
+    let lora = "\n[lora]\nrank = 4\nalpha = 8\ntargets = [\"q_proj\", \"v_proj\", \"down_proj\"]";
+    for ranks in [1, 2] {
+        let settings = format!("ranks = {ranks}\n{SETTINGS}{lora}");
+        run_with(&shared, &bench, &base, &format!("lora-{ranks}"), &settings).unwrap();
+    }
+    assert_same_curve(&bench, "lora-1", "lora-2");
+    assert!(bench.out("lora-2").join("model/adapter_model.safetensors").exists());
+}
+
+#[test]
+fn a_checkpoint_goes_on_with_as_many_ranks_bit_for_bit_and_with_others_on_the_same_curve() {
+    let bench = Bench::new(&sums(24), 4);
+    let settings = format!("{SETTINGS}save_every = 3\n");
+    run(&bench, "whole", 2, &settings).unwrap();
+    // A file in the way of the checkpoint at step 6 ends the run there, with that of step 3.
+    for (name, ranks) in [("same", 2), ("fewer", 1), ("more", 3)] {
+        let in_the_way = bench.out(name).join("checkpoint/.step-6");
+        fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+        fs::write(&in_the_way, "").unwrap();
+        run(&bench, name, 2, &settings).unwrap_err();
+        fs::remove_file(in_the_way).unwrap();
+        assert!(bench.out(name).join("checkpoint/step-3").exists());
+        run(&bench, name, ranks, &settings).unwrap();
+        assert_same_curve(&bench, "whole", name);
+    }
+    assert!(bytes(&bench, "whole", WEIGHTS) == bytes(&bench, "same", WEIGHTS));
+}
