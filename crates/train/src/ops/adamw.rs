@@ -187,8 +187,8 @@ pub mod reference {
         let decay = if decays { step.weight_decay } else { 0.0 };
         let [lr, beta1, beta2, eps, decay] =
             [step.learning_rate, step.beta1, step.beta2, step.eps, decay].map(f64::from);
-        let mut first = widened(&moments.first, Purpose::First);
-        let mut second = widened(&moments.second, Purpose::Second);
+        let mut first = moments.first.widened(0);
+        let mut second = moments.second.widened(1);
         let draws = step.draws(number);
         for i in 0..parameter.len() {
             let g = f64::from(gradient[i] * step.gradient_factor);
@@ -205,20 +205,6 @@ pub mod reference {
         }
         narrowed(&mut moments.first, &first, Purpose::First, draws);
         narrowed(&mut moments.second, &second, Purpose::Second, draws);
-    }
-
-    /// A moment as f32.
-    pub fn widened(values: &Values, purpose: Purpose) -> Vec<f32> {
-        match values {
-            Values::F32(values) => values.clone(),
-            Values::Bf16(values) => values.iter().map(|x| x.to_f32()).collect(),
-            Values::Int8 { codes, scales } => {
-                let value = |(i, &byte): (usize, &u8)| {
-                    code(purpose).values[usize::from(byte)] * scales[i / BLOCK]
-                };
-                codes.iter().enumerate().map(value).collect()
-            }
-        }
     }
 
     /// A moment of f32 back in its form.
@@ -288,10 +274,7 @@ mod tests {
     }
 
     fn wide(moments: &Moments) -> [Vec<f32>; 2] {
-        [
-            reference::widened(&moments.first, Purpose::First),
-            reference::widened(&moments.second, Purpose::Second),
-        ]
+        [moments.first.widened(0), moments.second.widened(1)]
     }
 
     #[test]

@@ -116,6 +116,21 @@ impl Values {
         self.len() == 0
     }
 
+    /// The values in f32, as those of the first (0) or the second (1) moment.
+    #[must_use]
+    pub fn widened(&self, which: usize) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values.clone(),
+            Self::Bf16(values) => values.iter().map(|x| x.to_f32()).collect(),
+            Self::Int8 { codes, scales } => {
+                let code = code(if which == 0 { Purpose::First } else { Purpose::Second });
+                let value =
+                    |(i, &byte): (usize, &u8)| code.values[usize::from(byte)] * scales[i / BLOCK];
+                codes.iter().enumerate().map(value).collect()
+            }
+        }
+    }
+
     /// The values as words of four bytes, to be passed on and not computed with: f32 values as they
     /// are, others four bytes in each.
     #[must_use]
