@@ -4,13 +4,22 @@
 use anyhow::Result;
 
 use super::Cuda;
-use super::driver::{Address, Arguments, Grid};
+use super::driver::{Address, Arguments, Facts, Grid};
 use super::gemm::{self, Layout, Product, Target};
 use super::memory::{Index, Tensor};
 use crate::ops::{HeadGradient, HeadShape, LinearShape};
 
-/// Bytes of the products of the head that stand at a time, f32 and bf16 together.
-const LOGITS: usize = 384 << 20;
+/// Least and most bytes of the head's products that stand at a time, f32 and bf16 together.
+const PRODUCTS: [u64; 2] = [384 << 20, 2 << 30];
+
+/// Rows of `outputs` products each that are run at a time: whole tiles, in a 64th of the card's
+/// memory, and about as many each time. The gradient of the head is read and written once for so
+/// many rows, which is why they should not be few.
+fn rows_at_a_time(facts: &Facts, rows: usize, outputs: usize) -> usize {
+    let bytes = (facts.memory / 64).clamp(PRODUCTS[0], PRODUCTS[1]) as usize;
+    let most = (bytes / (6 * outputs) / 128 * 128).max(128);
+    rows.div_ceil(rows.div_ceil(most)).next_multiple_of(128).min(rows)
+}
 
 impl Cuda {
     /// Losses of all rows, and their gradients where they are asked for.
@@ -27,8 +36,7 @@ impl Cuda {
         if rows == 0 {
             return Ok(());
         }
-        // Whole tiles of rows, so that no chunk's products waste part of one.
-        let most = (LOGITS / (6 * outputs) / 128 * 128).max(128).min(rows);
+        let most = rows_at_a_time(self.driver.facts(), rows, outputs);
         let products = self.pool.take(most * outputs * 4)?;
         let dproducts = match &gradient {
             Some(_) => Some(self.pool.take(most * outputs * 2)?),
@@ -82,5 +90,26 @@ impl Cuda {
             gemm::launch(&*self.driver, &self.pool, &dhead)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_rows_of_products_stand_at_a_time_on_a_larger_card() {
+        let facts = |gib: u64| Facts {
+            name: String::new(),
+            capability: (9, 0),
+            multiprocessors: 132,
+            memory: gib << 30,
+            free: 0,
+        };
+        // 512 and 2,688 rows of 131,072 products of 6 bytes are the most; 8,192 rows go in equal parts.
+        assert_eq!(rows_at_a_time(&facts(24), 8192, 131_072), 512);
+        assert_eq!(rows_at_a_time(&facts(141), 8192, 131_072), 2048);
+        assert_eq!(rows_at_a_time(&facts(24), 300, 1 << 30), 128, "never less than a tile");
+        assert_eq!(rows_at_a_time(&facts(24), 77, 131_072), 77);
     }
 }
