@@ -8,7 +8,7 @@ VENV     := .venv
 BUILD    := --release --workspace --all-targets --locked
 DENY     := 0.20.2
 
-.PHONY: pipeline base real test bench lint parity kernels-check build clean
+.PHONY: pipeline base real test bench lint parity kernels-check gpu-bundle test-gpu bench-gpu build clean
 
 ## pipeline: the study in small, from generated data to the report
 pipeline: build
@@ -44,6 +44,20 @@ kernels-check: build $(VENV)/nvrtc
 $(VENV)/nvrtc:
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet 'nvidia-cuda-nvrtc==13.0.*' || { rm -rf $@; exit 1; }
+
+## gpu-bundle: what a machine with a card needs where there is no cargo, in gpu-bundle/: programs, compiled kernels
+gpu-bundle: $(VENV)/nvrtc
+	$(CARGO) build --release --locked --package train --example gpu_test --example gpu_bench
+	benches/gpu_bundle.sh
+
+## test-gpu: every kernel and the engine on a card against the processor, then compute-sanitizer. Takes gpu-bundle/ where it is
+test-gpu:
+	CARGO="$(CARGO)" benches/gpu_test.sh $(GPU_TEST)
+
+## bench-gpu: speed on a card beside PyTorch, into docs/gpu/. GPU_BENCH='--only gemm --minutes 5' for a part
+bench-gpu:
+	CARGO="$(CARGO)" benches/gpu_programs.sh
+	$(PYTHON) benches/gpu.py $(GPU_BENCH)
 
 ## parity: the engine against transformers, live; a table of family and check. Installs torch and transformers into .venv
 parity:

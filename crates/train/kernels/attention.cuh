@@ -5,6 +5,7 @@
 // are q · k times `scale`, then capped (Gemma 2: cap · tanh(score / cap)) where `cap` is not 0.
 #pragma once
 #include "device.cuh"
+#include "tiles.cuh"
 
 constexpr f32 LOG2_E = 1.4426950408889634f;
 constexpr f32 LN_2 = 0.6931471805599453f;
@@ -39,6 +40,24 @@ HOST_DEVICE i32 last_query(i32 j, i32 end, i32 window) {
     return window > 0 ? least(end, j + window) : end;
 }
 
+/// The rows of the other side that a tile meets: `count` steps of some rows, from `first` on.
+struct Steps {
+    i32 first;
+    i32 count;
+};
+
+/// The keys of a tile of `rows` queries, in steps of `keys`.
+HOST_DEVICE Steps steps_of_queries(const AttentionTile& tile, i32 rows, i32 window, i32 keys) {
+    i32 first = first_key(tile.row, tile.start, window);
+    return Steps{first, ceil_div(least(tile.row + rows, tile.end) - first, keys)};
+}
+
+/// The queries of a tile of `rows` keys, in steps of `queries`.
+HOST_DEVICE Steps steps_of_keys(const AttentionTile& tile, i32 rows, i32 window, i32 queries) {
+    i32 until = last_query(least(tile.row + rows, tile.end) - 1, tile.end, window);
+    return Steps{tile.row, ceil_div(until - tile.row, queries)};
+}
+
 HOST_DEVICE bool sees(i32 i, i32 j, i32 start, i32 window) {
     return j <= i && j >= first_key(i, start, window);
 }
@@ -46,7 +65,7 @@ HOST_DEVICE bool sees(i32 i, i32 j, i32 start, i32 window) {
 /// tanh by exponentials; exact to f32 rounding where it matters for capped scores.
 DEVICE f32 tanh_by_exp(f32 x) {
     f32 e = exp2_fast(-2.0f * LOG2_E * fabsf(x));
-    f32 t = (1.0f - e) / (1.0f + e);
+    f32 t = __fdividef(1.0f - e, 1.0f + e);
     return x < 0.0f ? -t : t;
 }
 

@@ -225,9 +225,7 @@ DEVICE void backward_kv(const TensorMap& queries, const TensorMap& keys, const T
     AttentionTile tile = task.list[blockIdx.x];
     i32 kv_head = i32(blockIdx.y), members = task.heads / task.key_values;
     u32 group = threadIdx.x / 128;
-    i32 last_key = least(tile.row + BKV, tile.end) - 1;
-    i32 until = last_query(last_key, tile.end, task.window);
-    i32 steps = ceil_div(until - tile.row, Layout::queries);  // of one query head, from the first key on
+    i32 steps = steps_of_keys(tile, BKV, task.window, Layout::queries).count;  // of one query head
 
     if (threadIdx.x == 0) {
         mbarrier_init(base + Layout::full_kv, 1);
@@ -296,8 +294,8 @@ DEVICE void backward_q(const TensorMap& queries, const TensorMap& keys, const Te
     i32 head = i32(blockIdx.y), kv_head = head / (task.heads / task.key_values);
     u32 group = threadIdx.x / 128;
     i32 end = least(tile.row + BQ, tile.end);
-    i32 first = first_key(tile.row, tile.start, task.window);
-    i32 steps = ceil_div(end - first, K);
+    Steps seen = steps_of_queries(tile, BQ, task.window, K);
+    i32 first = seen.first, steps = seen.count;
 
     if (threadIdx.x == 0) {
         mbarrier_init(base + Layout::full_q, 1);

@@ -21,12 +21,6 @@ struct WarpLayout {
     static constexpr u32 bytes = ring + stages * 2 * step_bytes;
 };
 
-/// Where (row, column) of `rows` rows in panels of 64 columns stands.
-template <i32 rows>
-DEVICE u32 panel_place(i32 row, i32 column) {
-    return u32(column / 64 * rows * 128) + swizzle_128(u32(row * 128 + column % 64 * 2));
-}
-
 /// Copies rows [row, row + rows) of one head; zeros from row `end` and from column `size` on.
 template <i32 D, i32 rows>
 DEVICE void copy_head(u32 shared, const bf16* from, i32 width, i32 head, i32 size, i32 row, i32 end) {
@@ -35,28 +29,27 @@ DEVICE void copy_head(u32 shared, const bf16* from, i32 width, i32 head, i32 siz
         i32 unit = i32(threadIdx.x) + 128 * i, r = unit / (D / 8), column = unit % (D / 8) * 8;
         bool inside = row + r < end && column < size;
         const bf16* at = inside ? from + i64(row + r) * width + i64(head) * size + column : from;
-        copy_async_16(shared + panel_place<rows>(r, column), at, inside ? 16 : 0);
+        copy_async_16(shared + panel_place(rows, r, column), at, inside ? 16 : 0);
     }
 }
 
 /// a [16, 16] at (row, column).
 template <i32 rows>
 DEVICE void rows_operand(u32 (&r)[4], u32 shared, i32 row, i32 column) {
-    i32 lane = i32(lane_id());
-    load_matrix_x4(r, shared + panel_place<rows>(row + lane % 16, column + lane / 16 * 8));
+    Element at = fragment_a(i32(lane_id()), false);
+    load_matrix_x4(r, shared + panel_place(rows, row + at.mn, column + at.k));
 }
 /// b [16 k, 16 n] whose n are rows and whose k are columns: registers 0, 1 for n, 2, 3 for n + 8.
 template <i32 rows>
 DEVICE void columns_operand(u32 (&r)[4], u32 shared, i32 n, i32 k) {
-    i32 lane = i32(lane_id());
-    load_matrix_x4(r, shared + panel_place<rows>(n + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
+    Element at = fragment_b(i32(lane_id()), false);
+    load_matrix_x4(r, shared + panel_place(rows, n + at.mn, k + at.k));
 }
 /// The same where k are rows and n are columns.
 template <i32 rows>
 DEVICE void columns_operand_transposed(u32 (&r)[4], u32 shared, i32 n, i32 k) {
-    i32 lane = i32(lane_id());
-    load_matrix_x4_transposed(
-        r, shared + panel_place<rows>(k + lane % 8 + lane / 8 % 2 * 8, n + lane / 16 * 8));
+    Element at = fragment_b(i32(lane_id()), true);
+    load_matrix_x4_transposed(r, shared + panel_place(rows, k + at.k, n + at.mn));
 }
 
 /// s [16, n] = a rows of `tile` · rows of `other`, over D.
@@ -146,7 +139,9 @@ DEVICE void warp_forward(const AttentionTask& task, const bf16* qkv, bf16* out, 
     AttentionTile tile = task.list[blockIdx.x];
     i32 head = i32(blockIdx.y), k_head = task.heads + head / (task.heads / task.key_values);
     i32 v_head = k_head + task.key_values, width = (task.heads + 2 * task.key_values) * task.size;
-    i32 end = least(tile.row + 64, tile.end), first = first_key(tile.row, tile.start, task.window);
+    i32 end = least(tile.row + 64, tile.end);
+    Steps keys = steps_of_queries(tile, 64, task.window, n);
+    i32 first = keys.first;
     i32 part = 16 * i32(warp_id()), g = i32(lane_id()) / 4, q = i32(lane_id()) % 4;
     i32 query = tile.row + part + g;
     f32 unit = (task.cap != 0.0f ? 1.0f : task.scale) * LOG2_E;
@@ -158,7 +153,7 @@ DEVICE void warp_forward(const AttentionTask& task, const bf16* qkv, bf16* out, 
         copy_head<D, n>(at, qkv, width, k_head, task.size, first + step * n, end);
         copy_head<D, n>(at + Layout::step_bytes, qkv, width, v_head, task.size, first + step * n, end);
     };
-    ring_steps<Layout::stages>(ceil_div(end - first, n), load, [&](i32 step, i32 stage) {
+    ring_steps<Layout::stages>(keys.count, load, [&](i32 step, i32 stage) {
         u32 at = base + Layout::ring + stage * 2 * Layout::step_bytes;
         f32 s[n / 8][4];
         row_products<D, 64, n>(s, base, part, at);
@@ -218,8 +213,8 @@ DEVICE void warp_backward_kv(const AttentionTask& task, const bf16* qkv, const b
     AttentionTile tile = task.list[blockIdx.x];
     i32 kv_head = i32(blockIdx.y), members = task.heads / task.key_values, k_head = task.heads + kv_head;
     i32 v_head = k_head + task.key_values, width = (task.heads + 2 * task.key_values) * task.size;
-    i32 end = least(tile.row + 64, tile.end), until = last_query(end - 1, tile.end, task.window);
-    i32 steps = ceil_div(until - tile.row, n);
+    i32 end = least(tile.row + 64, tile.end);
+    i32 steps = steps_of_keys(tile, 64, task.window, n).count;
     i32 part = 16 * i32(warp_id()), g = i32(lane_id()) / 4, q = i32(lane_id()) % 4;
     i32 key = tile.row + part + g;
     f32 dv[for_v ? D / 8 : 1][4] = {}, dk[for_k ? D / 8 : 1][4] = {};
@@ -271,7 +266,9 @@ DEVICE void warp_backward_q(const AttentionTask& task, const bf16* qkv, const bf
     AttentionTile tile = task.list[blockIdx.x];
     i32 head = i32(blockIdx.y), k_head = task.heads + head / (task.heads / task.key_values);
     i32 v_head = k_head + task.key_values, width = (task.heads + 2 * task.key_values) * task.size;
-    i32 end = least(tile.row + 64, tile.end), first = first_key(tile.row, tile.start, task.window);
+    i32 end = least(tile.row + 64, tile.end);
+    Steps keys = steps_of_queries(tile, 64, task.window, n);
+    i32 first = keys.first;
     i32 part = 16 * i32(warp_id()), g = i32(lane_id()) / 4, q = i32(lane_id()) % 4;
     i32 query = tile.row + part + g;
     f32 dq[D / 8][4] = {}, log_sum[2], less[2];
@@ -290,7 +287,7 @@ DEVICE void warp_backward_q(const AttentionTask& task, const bf16* qkv, const bf
         copy_head<D, n>(at, qkv, width, k_head, task.size, first + step * n, end);
         copy_head<D, n>(at + Layout::step_bytes, qkv, width, v_head, task.size, first + step * n, end);
     };
-    ring_steps<Layout::stages>(ceil_div(end - first, n), load, [&](i32 step, i32 stage) {
+    ring_steps<Layout::stages>(keys.count, load, [&](i32 step, i32 stage) {
         u32 at = base + Layout::ring + stage * 2 * Layout::step_bytes;
         f32 p[n / 8][4], ds[n / 8][4];
         row_products<D, 64, n>(p, base, part, at);

@@ -43,19 +43,25 @@ template <i32 keys>
 DEVICE void softmax_step(f32 (&s)[keys / 2], Softmax& state, f32 (&shrink)[2], const AttentionTask& task,
                          const AttentionTile& tile, i32 query, i32 key, bool masked) {
     i32 q = i32(lane_id()) % 4;
+    // Branches for the whole step: most models have no cap, most steps need no mask.
+    if (task.cap != 0.0f) {
+        f32 inner = __fdividef(task.scale, task.cap);
+#pragma unroll
+        for (i32 i = 0; i < keys / 2; ++i) s[i] = task.cap * tanh_by_exp(s[i] * inner);
+    }
+    if (masked) {
+#pragma unroll
+        for (i32 i = 0; i < keys / 2; ++i)
+            if (!sees(query + i / 2 % 2 * 8, key + i / 4 * 8 + 2 * q + i % 2, tile.start, task.window))
+                s[i] = LEAST;
+    }
 #pragma unroll
     for (i32 h = 0; h < 2; ++h) {
         f32 most = state.most[h];
 #pragma unroll
         for (i32 j = 0; j < keys / 8; ++j)
 #pragma unroll
-            for (i32 c = 0; c < 2; ++c) {
-                f32& x = s[4 * j + 2 * h + c];
-                if (task.cap != 0.0f) x = task.cap * tanh_by_exp(x * task.scale / task.cap);
-                if (masked && !sees(query + 8 * h, key + 8 * j + 2 * q + c, tile.start, task.window))
-                    x = LEAST;
-                most = fmaxf(most, x);
-            }
+            for (i32 c = 0; c < 2; ++c) most = fmaxf(most, s[4 * j + 2 * h + c]);
         most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
         most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
         f32 unit = (task.cap != 0.0f ? 1.0f : task.scale) * LOG2_E;
@@ -86,8 +92,8 @@ DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, c
     i32 head = i32(blockIdx.y), kv_head = head / (task.heads / task.key_values);
     u32 group = threadIdx.x / 128;
     i32 last_row = least(tile.row + BQ, tile.end) - 1;
-    i32 first = first_key(tile.row, tile.start, task.window);
-    i32 steps = ceil_div(last_row + 1 - first, BKV);
+    Steps seen = steps_of_queries(tile, BQ, task.window, BKV);
+    i32 first = seen.first, steps = seen.count;
 
     if (threadIdx.x == 0) {
         mbarrier_init(base + Layout::full_q, 1);

@@ -58,29 +58,17 @@ DEVICE void ring_load(u32 shared, const bf16* from, i32 row, i32 k, i32 extent, 
 /// Fragments of a [16, 16] at (m, k) of a stage.
 template <i32 mn_major>
 DEVICE void ring_a(u32 (&r)[4], u32 shared, i32 m, i32 k) {
-    i32 lane = i32(lane_id()), within = lane % 8;
-    if (mn_major) {  // rows are k: matrices in the order (m, k), (m + 8, k), (m, k + 8), …
-        i32 at_k = k + within + lane / 16 * 8, at_m = m + lane / 8 % 2 * 8;
-        load_matrix_x4_transposed(
-            r, shared + swizzle_128(u32((at_m / 64 * 64 + at_k) * 128 + at_m % 64 * 2)));
-    } else {
-        i32 at_m = m + within + lane / 8 % 2 * 8, at_k = k + lane / 16 * 8;
-        load_matrix_x4(r, shared + swizzle_128(u32(at_m * 128 + at_k * 2)));
-    }
+    Element at = fragment_a(i32(lane_id()), mn_major);
+    u32 place = shared + operand_place({m + at.mn, k + at.k}, mn_major);
+    mn_major ? load_matrix_x4_transposed(r, place) : load_matrix_x4(r, place);
 }
 
 /// Fragments of b [16, 16], two columns of eight: registers 0, 1 for n, 2, 3 for n + 8.
 template <i32 mn_major>
 DEVICE void ring_b(u32 (&r)[4], u32 shared, i32 n, i32 k) {
-    i32 lane = i32(lane_id()), within = lane % 8;
-    if (mn_major) {
-        i32 at_k = k + within + lane / 8 % 2 * 8, at_n = n + lane / 16 * 8;
-        load_matrix_x4_transposed(
-            r, shared + swizzle_128(u32((at_n / 64 * 64 + at_k) * 128 + at_n % 64 * 2)));
-    } else {
-        i32 at_n = n + within + lane / 16 * 8, at_k = k + lane / 8 % 2 * 8;
-        load_matrix_x4(r, shared + swizzle_128(u32(at_n * 128 + at_k * 2)));
-    }
+    Element at = fragment_b(i32(lane_id()), mn_major);
+    u32 place = shared + operand_place({n + at.mn, k + at.k}, mn_major);
+    mn_major ? load_matrix_x4_transposed(r, place) : load_matrix_x4(r, place);
 }
 
 /// `out(split, row, column, at, x, y)` takes four values of a row away: those at columns `at`, `at` + 1

@@ -52,7 +52,7 @@ DEVICE void gemm_load(u32 shared, const TensorMap& map, u32 barrier, i32 row, i3
 
 /// The descriptor of an operand at k step 16 · `step` in its stage.
 template <i32 mn_major>
-DEVICE u64 gemm_operand(u32 shared, i32 step) {
+HOST_DEVICE u64 gemm_operand(u32 shared, i32 step) {
     return mn_major ? matrix_descriptor(shared + step * 2048, GEMM_PANEL, 1024)
                     : matrix_descriptor(shared + step * 32, 0, 1024);
 }

@@ -19,6 +19,7 @@ use crate::{
     checkpoint::{Checkpoints, Snapshot},
     config::{BaseModel, Recipe, TrainConfig, TrainData},
     course::{Course, Explosion},
+    cuda::Cuda,
     data::Counts,
     device::Opened,
     disk::explain_full_disk,
@@ -134,6 +135,21 @@ pub fn run(
             run_on((cuda.clone(), &shared.on_card), setup, base, shared, team, at, load)
         }
     }
+}
+
+/// The same on a card that is open, alone.
+pub(crate) fn run_on_card(
+    cuda: &Cuda,
+    (config, base): (&TrainConfig, &BaseModel),
+    data: &TrainData,
+    out: &Path,
+    ctx: &Context,
+) -> Result<Summary> {
+    let shared = Shared::default();
+    let setup = Setup::new(config, base, data, &shared, ctx)?;
+    let load = |kind, folder: &Path| Decoder::load_as(cuda.clone(), kind, folder);
+    let (on, alone) = ((cuda.clone(), &shared.on_card), (config, None));
+    run_on(on, setup, base, &shared, alone, (out, ctx), load)
 }
 
 /// The same on some backend, where other runs may be met; `load` reads base weights.

@@ -24,3 +24,36 @@ extern "C" int emulate_launch(const char* kernel, const u32* grid, const u32* bl
                     arguments);
     return 0;
 }
+
+// ---------------------------------------------------------------------------------------------
+// The tile arithmetic by itself, for src/cuda/tiles.rs
+
+extern "C" void host_tile_at(const i32* grid, i32 id, i32* out) {
+    Tile tile = tile_at({grid[0], grid[1], grid[2]}, id);
+    out[0] = tile.row, out[1] = tile.column, out[2] = tile.split;
+}
+extern "C" void host_split_range(i32 blocks, i32 splits, i32 split, i32* out) {
+    Range range = split_range(blocks, splits, split);
+    out[0] = range.first, out[1] = range.last;
+}
+extern "C" u32 host_swizzle(u32 offset) { return swizzle_128(offset); }
+extern "C" u32 host_operand_place(i32 mn, i32 k, i32 mn_major) {
+    return operand_place({mn, k}, mn_major != 0);
+}
+extern "C" u32 host_panel_place(i32 rows, i32 row, i32 column) { return panel_place(rows, row, column); }
+extern "C" void host_fragment(i32 of_b, i32 lane, i32 mn_major, i32* out) {
+    Element at = of_b ? fragment_b(lane, mn_major != 0) : fragment_a(lane, mn_major != 0);
+    out[0] = at.mn, out[1] = at.k;
+}
+extern "C" u64 host_matrix_descriptor(u32 shared, u32 lead, u32 stride) {
+    return matrix_descriptor(shared, lead, stride);
+}
+extern "C" u64 host_gemm_operand(u32 shared, i32 step, i32 mn_major) {
+    return mn_major ? gemm_operand<1>(shared, step) : gemm_operand<0>(shared, step);
+}
+extern "C" void host_attention_steps(i32 of_keys, const i32* tile, i32 rows, i32 window, i32 step, i32* out) {
+    AttentionTile at{tile[0], tile[1], tile[2], 0};
+    Steps steps = of_keys ? steps_of_keys(at, rows, window, step) : steps_of_queries(at, rows, window, step);
+    out[0] = steps.first, out[1] = steps.count;
+}
+extern "C" i32 host_sees(i32 i, i32 j, i32 start, i32 window) { return sees(i, j, start, window); }

@@ -18,6 +18,7 @@ use super::nvrtc::Nvrtc;
 /// One card and its streams of work.
 pub struct Card {
     facts: Facts,
+    capability: (u32, u32),
     architecture: String,
     /// Most dynamic shared memory of a block.
     shared: i32,
@@ -27,6 +28,16 @@ pub struct Card {
     load: sys::CUstream,
     store: sys::CUstream,
     modules: Mutex<Modules>,
+}
+
+/// A point in a card's work; see [`Card::mark`].
+pub struct Mark(sys::CUevent);
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // SAFETY: nothing else has it.
+        let _ = unsafe { result::event::destroy(self.0) };
+    }
 }
 
 #[derive(Default)]
@@ -93,7 +104,7 @@ impl Card {
         };
         let architecture = architecture(capability)?;
         let modules = Mutex::default();
-        Ok(Self { facts, architecture, shared, context, stream, load, store, modules })
+        Ok(Self { facts, capability, architecture, shared, context, stream, load, store, modules })
     }
 
     /// Makes the context this thread's.
@@ -138,6 +149,44 @@ impl Card {
         }
         modules.functions.insert(kernel.to_owned(), function);
         Ok(function)
+    }
+
+    /// Compute capability of the card itself, whatever it poses as.
+    #[must_use]
+    pub fn native(&self) -> (u32, u32) {
+        self.capability
+    }
+
+    /// The card with the kernels that an older one would run: an Ampere card's on a Hopper card.
+    #[must_use]
+    pub fn posing_as(mut self, capability: (u32, u32)) -> Self {
+        self.facts.capability = capability;
+        self
+    }
+
+    /// A point in the kernels' stream, to measure from or to.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    pub fn mark(&self) -> Result<Mark> {
+        self.enter()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
+        // SAFETY: both are alive.
+        unsafe { result::event::record(event, self.stream) }?;
+        Ok(Mark(event))
+    }
+
+    /// Seconds between two points, once the work between them is done.
+    ///
+    /// # Errors
+    /// If some of it failed.
+    pub fn seconds(&self, from: &Mark, to: &Mark) -> Result<f64> {
+        self.enter()?;
+        // SAFETY: both are alive and were recorded.
+        unsafe {
+            result::event::synchronize(to.0).context("work failed on the card")?;
+            Ok(f64::from(result::event::elapsed(from.0, to.0)?) / 1e3)
+        }
     }
 
     fn handle(&self, stream: Stream) -> sys::CUstream {

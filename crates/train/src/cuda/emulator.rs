@@ -123,13 +123,6 @@ impl Emulator {
     /// If the kernels do not compile.
     #[must_use]
     pub fn new(capability: (u32, u32)) -> Option<Self> {
-        static LIBRARY: OnceLock<Option<Mutex<Library>>> = OnceLock::new();
-        let library = LIBRARY.get_or_init(|| {
-            let compiler = compiler()?;
-            let path = build(&compiler).expect("the kernels compile for the host");
-            // SAFETY: the library is ours; loading it registers its kernels.
-            Some(Mutex::new(unsafe { Library::new(path) }.expect("the library loads")))
-        });
         let facts = Facts {
             name: "emulation".to_owned(),
             capability,
@@ -137,7 +130,7 @@ impl Emulator {
             memory: 1 << 30,
             free: 1 << 30,
         };
-        library.as_ref().map(|library| Self {
+        library().map(|library| Self {
             library,
             facts,
             memory: Mutex::default(),
@@ -223,6 +216,20 @@ impl Emulator {
         }
         Ok(())
     }
+}
+
+/// The kernels as a library of this host, or `None` where there is no C++ compiler.
+///
+/// # Panics
+/// If they do not compile.
+pub fn library() -> Option<&'static Mutex<Library>> {
+    static LIBRARY: OnceLock<Option<Mutex<Library>>> = OnceLock::new();
+    let library = LIBRARY.get_or_init(|| {
+        let path = build(&compiler()?).expect("the kernels compile for the host");
+        // SAFETY: the library is ours; loading it registers its kernels.
+        Some(Mutex::new(unsafe { Library::new(path) }.expect("the library loads")))
+    });
+    library.as_ref()
 }
 
 /// The machine's C++ compiler: $CXX, or c++.

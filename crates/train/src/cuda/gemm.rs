@@ -217,9 +217,11 @@ pub fn launch_as(
     choice: Choice,
 ) -> Result<()> {
     let Product { m, n, k, layout, a, b, target, bias, residual, .. } = *product;
-    if m == 0 || n == 0 {
+    if m == 0 || n == 0 || k == 0 {
         return Ok(());
     }
+    // A split has a block of k at the least: the kernels do not know empty ones.
+    let choice = Choice { splits: choice.splits.min(k.div_ceil(64)), ..choice };
     let (c, out, add) = match target {
         Target::Bf16(c) => (c, 0, 0),
         Target::F32(out) => (0, out, 0),

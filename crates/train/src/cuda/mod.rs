@@ -5,11 +5,13 @@
 mod arena;
 pub mod attention;
 mod backend;
+#[doc(hidden)]
+pub mod bench;
 mod card;
 mod counter;
 pub mod driver;
-#[cfg(test)]
-mod emulator;
+#[doc(hidden)]
+pub mod emulator;
 mod exchange;
 pub mod gemm;
 #[cfg(test)]
@@ -26,8 +28,12 @@ pub mod optimizer;
 mod optimizer_tests;
 mod rows;
 mod sample;
+#[doc(hidden)]
+pub mod suite;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tiles;
 mod turn;
 
 pub use backend::Cuda;

@@ -1,0 +1,320 @@
+//! Whole models: a step of each family against the processor's engine, with all weights trained and
+//! with an adapter; repeats bit for bit; decoding; a run of the trainer, interrupted and resumed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use artifact::example::mixture_to_frame;
+use artifact::schema::MIXTURE;
+use artifact::{Context, Example, Message, MixtureRow};
+use serde_json::{Value, json};
+
+use super::Lab;
+use crate::config::{BaseModel, InitConfig, TrainConfig, TrainData};
+use crate::cuda::Cuda;
+use crate::model::adapter::{Lora, Target};
+use crate::model::{Base, Batch, Decoder, Gradients, KvCache, Model, ModelConfig};
+use crate::optimizer::AdamW;
+use crate::trainer;
+
+/// A model's losses in bf16 beside those in f32.
+const LOSSES: f64 = 1e-2;
+/// Its gradients, which have come through all layers.
+const GRADIENTS: f64 = 6e-2;
+
+macro_rules! families {
+    ($($name:literal),*) => {
+        /// The configs that the engine is held to transformers with, by family.
+        const FAMILIES: &[(&str, &str)] = &[$((
+            $name,
+            include_str!(concat!("../../../tests/fixtures/engine/", $name, "/config.json")),
+        )),*];
+    };
+}
+families!(
+    "llama",
+    "llama3",
+    "llama_tied",
+    "llama_yarn",
+    "mistral",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "cohere",
+    "cohere_qk_norm",
+    "cohere2",
+    "gemma2",
+    "gemma3"
+);
+
+/// A family's config with sizes that the kernels take: the fixtures' heads are too narrow.
+fn config(lab: &Lab<'_>, name: &str) -> Result<ModelConfig> {
+    let text = FAMILIES.iter().find(|family| family.0 == name).context("a family")?.1;
+    let mut fields: Value = serde_json::from_str(text)?;
+    let (hidden, head, vocabulary) = lab.pick((64, 16, 61), (512, 128, 1009));
+    let sizes = [
+        ("hidden_size", json!(hidden)),
+        ("head_dim", json!(head)),
+        ("intermediate_size", json!(hidden * 3 / 2)),
+        ("vocab_size", json!(vocabulary)),
+        ("max_position_embeddings", json!(1024)),
+        // Weights of a size that leaves the stream's scale alone.
+        ("initializer_range", json!(1.0 / f64::from(hidden).sqrt())),
+    ];
+    for (key, value) in sizes {
+        fields[key] = value;
+    }
+    // A layer fewer is enough for the emulation; both kinds of layer stay.
+    if lab.size == super::Size::Small {
+        fields["num_hidden_layers"] = json!(2);
+        if let Some(types) = fields["layer_types"].as_array_mut() {
+            types.truncate(2);
+        }
+    }
+    ModelConfig::parse(&fields.to_string(), Path::new(name))
+}
+
+/// Two documents, of whose tokens two thirds count.
+fn batch(lab: &Lab<'_>, config: &ModelConfig) -> Batch {
+    let (rows, vocabulary) = (lab.pick(36, 700), config.vocab_size as u32);
+    let target = |i: u32| if i % 3 == 0 { -1 } else { ((i * 53 + 7) % vocabulary) as i32 };
+    Batch {
+        tokens: (0..rows).map(|i| (i * 37 + 11) % vocabulary).collect(),
+        targets: (0..rows).map(target).collect(),
+        documents: vec![0, rows * 7 / 9, rows],
+    }
+}
+
+/// A step's losses and gradients, and the losses after the optimiser's, on both engines.
+fn compare(
+    lab: &mut Lab<'_>,
+    name: &str,
+    plain: &mut Model,
+    model: &mut Decoder<Cuda>,
+) -> Result<()> {
+    let batch = batch(lab, plain.config());
+    let (mut dplain, mut dmodel) = (Gradients::zeros(plain), Gradients::zeros(model));
+    let expected = plain.forward_backward(&batch, 0.01, &mut dplain)?;
+    let found = model.forward_backward(&batch, 0.01, &mut dmodel)?;
+    lab.near_values(format!("{name}: losses"), &found, &expected, LOSSES);
+    let mut worst = (0.0, "none".to_owned());
+    for ((tensor, f), (_, e)) in dmodel.named().into_iter().zip(dplain.named()) {
+        // A bias of the keys moves all scores of a query alike: its gradient is rounding. An
+        // adapter's A has no gradient while its B is zero.
+        if tensor.ends_with("k_proj.bias") || e.iter().all(|&x| x == 0.0) {
+            continue;
+        }
+        let error = super::error(&f, &e);
+        if error.is_nan() || error > worst.0 {
+            worst = (error, tensor);
+        }
+    }
+    lab.tell(format!("{name}: gradients, the worst {}", worst.1), worst.0, GRADIENTS, None);
+    let (mut a, mut b) = (AdamW::new(plain), AdamW::new(model));
+    for _ in 0..if name == "qwen3" { 1 } else { lab.pick(0, 3) } {
+        a.step(plain, &dplain, 1e-3);
+        b.step(model, &dmodel, 1e-3);
+        dplain.clear();
+        dmodel.clear();
+        let expected: f32 = plain.forward_backward(&batch, 0.01, &mut dplain)?.iter().sum();
+        let found: f32 = model.forward_backward(&batch, 0.01, &mut dmodel)?.iter().sum();
+        lab.near_values(format!("{name}: loss after a step"), &[found], &[expected], LOSSES);
+    }
+    Ok(())
+}
+
+/// A step of every family.
+pub(super) fn families(lab: &mut Lab<'_>) -> Result<()> {
+    for (name, _) in FAMILIES {
+        let mut plain = Model::random(config(lab, name)?, lab.seed);
+        let mut model = plain.copy_to(lab.ops.clone());
+        compare(lab, name, &mut plain, &mut model).with_context(|| (*name).to_owned())?;
+    }
+    Ok(())
+}
+
+/// A step of an adapter beside frozen weights.
+pub(super) fn adapters(lab: &mut Lab<'_>) -> Result<()> {
+    for (name, targets) in
+        [("qwen3", Target::ALL.to_vec()), ("gemma2", vec![Target::QProj, Target::VProj])]
+    {
+        let mut plain = Model::random(config(lab, name)?, lab.seed);
+        let mut model = plain.copy_to(lab.ops.clone());
+        let lora = Lora { rank: 8, alpha: 16.0, rslora: false, targets };
+        plain.attach(lora.clone(), Base::default(), 5);
+        model.attach(lora, Base::default(), 5);
+        compare(lab, name, &mut plain, &mut model).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Two steps, twice: the same bits.
+pub(super) fn repeats(lab: &mut Lab<'_>) -> Result<()> {
+    for name in ["qwen3", "gemma2"] {
+        let config = config(lab, name)?;
+        let batch = batch(lab, &config);
+        let steps = |lab: &Lab<'_>| -> Result<Vec<f32>> {
+            let mut model = Decoder::random_on(lab.ops.clone(), config.clone(), 7);
+            let (mut gradients, mut optimizer) = (Gradients::zeros(&model), AdamW::new(&model));
+            let mut all = model.forward_backward(&batch, 0.01, &mut gradients)?;
+            optimizer.step(&mut model, &gradients, 1e-3);
+            gradients.clear();
+            all.extend(model.forward_backward(&batch, 0.01, &mut gradients)?);
+            all.extend(gradients.named().into_iter().flat_map(|(_, values)| values));
+            Ok(all)
+        };
+        let (once, again) = (steps(lab)?, steps(lab)?);
+        lab.same(format!("{name}: {} values of two steps", once.len()), &again, &once);
+    }
+    Ok(())
+}
+
+/// Decoding token by token against a pass over the whole; a slot in company against the slot alone.
+pub(super) fn decoding(lab: &mut Lab<'_>) -> Result<()> {
+    for name in ["qwen3", "gemma2"] {
+        let config = config(lab, name)?;
+        let vocabulary = config.vocab_size as u32;
+        let mut model = Decoder::random_on(lab.ops.clone(), config, 7);
+        let len = lab.pick(12, 300);
+        let tokens: Vec<u32> = (0..len as u32).map(|i| (i * 31 + 5) % vocabulary).collect();
+        let prompt = len - 5;
+        let mut whole = KvCache::new(&model, 1, len + 10);
+        let expected = model.prefill(&mut whole, &[(0, &tokens)])?;
+        let mut logits = |company: &[(usize, &[u32])]| -> Result<Vec<f32>> {
+            let mut cache = KvCache::new(&model, 4, len + 10);
+            let mut prompts = vec![(2, &tokens[..prompt])];
+            prompts.extend(company);
+            model.prefill(&mut cache, &prompts)?;
+            let mut last = Vec::new();
+            for &token in &tokens[prompt..] {
+                let mut next = vec![(2, token)];
+                next.extend(company.iter().map(|(slot, _)| (*slot, 3)));
+                last = model.decode(&mut cache, &next)?.row(0).to_vec();
+            }
+            Ok(last)
+        };
+        let alone = logits(&[])?;
+        let together = logits(&[(0, &tokens[..3]), (1, &tokens[1..prompt])])?;
+        lab.near_values(format!("{name}: token by token"), &alone, expected.row(0), 2e-2);
+        lab.same(format!("{name}: in company"), &together, &alone);
+    }
+    Ok(())
+}
+
+/// A folder that goes with the value.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("isogloss-suite-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Sums with their answers.
+fn sums(count: i64) -> Vec<MixtureRow> {
+    let message = |role: &str, content: String| Message { role: role.to_owned(), content };
+    let row = |i: i64| {
+        let (a, b) = (i * 7 % 50, i * 3 % 20);
+        let answer = format!("{}{}", "so ".repeat(i as usize % 4), a + b);
+        let example = Example {
+            example_id: format!("sum-{i}"),
+            item_id: format!("sum-{i}"),
+            source: "suite".to_owned(),
+            task: "math".to_owned(),
+            split: "train".to_owned(),
+            lang: "en".to_owned(),
+            lang_rule: "agreed".to_owned(),
+            messages: vec![
+                message("user", format!("What is {a} + {b}?")),
+                message("assistant", answer.clone()),
+            ],
+            reference: Some(answer),
+            ..Example::default()
+        };
+        MixtureRow { example, mixture_id: "m".to_owned(), position: i, repeat: 0 }
+    };
+    (0..count).map(row).collect()
+}
+
+/// A run of the trainer from end to end: once whole, once interrupted after its first step and
+/// resumed; the weights are the same files.
+pub(super) fn trainer(lab: &mut Lab<'_>) -> Result<()> {
+    let folder = Folder::new()?;
+    let at = |name: &str| folder.0.join(name);
+    std::fs::create_dir_all(at("tokenizer"))?;
+    for (name, text) in [
+        (
+            "tokenizer.json",
+            include_str!("../../../tests/fixtures/trainer/tokenizer/tokenizer.json"),
+        ),
+        (
+            "tokenizer_config.json",
+            include_str!("../../../tests/fixtures/trainer/tokenizer/tokenizer_config.json"),
+        ),
+    ] {
+        std::fs::write(at("tokenizer").join(name), text)?;
+    }
+    let mixture = at("mixture.parquet");
+    artifact::parquet::write(&mixture, &MIXTURE, &mut mixture_to_frame(&sums(24))?)?;
+    let width = lab.pick(64, 512);
+    let init = InitConfig {
+        model_type: "llama".into(),
+        hidden_size: width,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: Some(2),
+        intermediate_size: Some(2 * width),
+        max_position_embeddings: 256,
+        rope_theta: 10_000.0,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: true,
+        initializer_range: 0.05,
+        vocab_size: None,
+    };
+    let steps = lab.pick(2, 12);
+    let settings = format!(
+        "batch_size = 4\nlearning_rate = 5e-3\npacking = true\nsequence_length = 64\nsteps = {steps}"
+    );
+    let run = Run {
+        ops: lab.ops.clone(),
+        config: artifact::config::from_toml(&settings, Path::new("train.toml"))?,
+        base: BaseModel::Random { init, tokenizer: at("tokenizer"), seed: 1 },
+        data: TrainData { train: mixture, validation: None },
+    };
+    let whole = run.to(&at("whole"), &Context::quiet())?;
+    ensure!(whole.steps == steps, "{} steps, not {steps}", whole.steps);
+    let stopped = Context::quiet();
+    stopped.cancel();
+    if run.to(&at("parts"), &stopped).is_ok() {
+        bail!("a cancelled run went on to its end");
+    }
+    let parts = run.to(&at("parts"), &Context::quiet())?;
+    let weights = |name: &str| std::fs::read(at(name).join("model").join("model.safetensors"));
+    let same = weights("whole")? == weights("parts")? && whole.loss == parts.loss;
+    let fault = (!same).then(|| "other bits".to_owned());
+    lab.tell(format!("{steps} steps, interrupted and resumed"), 0.0, 0.0, fault);
+    Ok(())
+}
+
+/// A training on the device.
+struct Run {
+    ops: Cuda,
+    config: TrainConfig,
+    base: BaseModel,
+    data: TrainData,
+}
+
+impl Run {
+    fn to(&self, out: &Path, ctx: &Context) -> Result<trainer::Summary> {
+        std::fs::create_dir_all(out)?;
+        trainer::run_on_card(&self.ops, (&self.config, &self.base), &self.data, out, ctx)
+    }
+}
