@@ -15,6 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use train::model::{Batch, Dtype, Gradients, KvCache, Model, ModelConfig};
+use train::ops::sample::Choice;
 use train::optimizer::AdamW;
 
 /// One of the two models that are timed: its config, a document's tokens in training, a prompt's
@@ -91,14 +92,10 @@ fn generate(model: &mut Model, shape: &Shape, batch: usize, seconds: f64) -> Res
     median(seconds, || {
         let sequences: Vec<(usize, &[u32])> =
             prompts.iter().map(|prompt| &prompt[..]).enumerate().collect();
-        let mut logits = model.prefill(&mut cache, &sequences)?;
+        model.start(&mut cache, &sequences, Choice::GREEDY, &vec![0; batch])?;
+        let slots: Vec<usize> = (0..batch).collect();
         for _ in 1..shape.answer {
-            let best = |row: &[f32]| {
-                (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32
-            };
-            let next: Vec<(usize, u32)> =
-                (0..batch).map(|slot| (slot, best(logits.row(slot)))).collect();
-            logits = model.decode(&mut cache, &next)?;
+            model.proceed(&mut cache, &slots, 1, Choice::GREEDY, &vec![0; batch])?;
         }
         Ok(())
     })

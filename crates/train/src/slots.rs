@@ -142,9 +142,9 @@ fn enter<B: Backend + Clone, A: Answers>(
     answers: &mut A,
 ) -> Result<bool> {
     let (mut entering, mut tokens) = (Vec::new(), 0);
-    for slot in 0..active.len() {
-        if active[slot].is_some() || tokens >= model.prefill_tokens() {
-            continue;
+    for (slot, _) in active.iter().enumerate().filter(|(_, place)| place.is_none()) {
+        if tokens >= model.prefill_tokens() {
+            break;
         }
         let Some(item) = answers.next(shortest) else { break };
         cache.clear(slot);

@@ -87,6 +87,17 @@ fn answers_are_the_same_whatever_the_batch() {
 }
 
 #[test]
+fn the_most_likely_of_one_token_is_the_greedy_one_and_top_k_enters_the_key_only_where_it_is_set() {
+    let answers = Answers::new();
+    let one = GenerateConfig { temperature: 2.0, top_k: 1, ..config(8, 3) };
+    let greedy = answers.generate("greedy", &config(8, 3), &sums(4));
+    assert_eq!(answers.generate("one", &one, &sums(4)), greedy);
+    let key = |config: &GenerateConfig| serde_json::to_value(config).unwrap();
+    assert_eq!(key(&one)["top_k"], 1);
+    assert!(key(&config(8, 3)).get("top_k").is_none());
+}
+
+#[test]
 fn rows_carry_prompt_reference_counts_and_factors() {
     let answers = Answers::new();
     answers.generate("out", &config(4, 4), &sums(3));

@@ -144,7 +144,7 @@ impl Answers for Asked {
     }
     fn take(&mut self, item: Self::Item, token: u32) -> Result<Option<Self::Item>> {
         self.answers[item.0].push(token);
-        Ok((token % 9 != 0 && self.left(&item) > 0).then_some(item))
+        Ok((!token.is_multiple_of(9) && self.left(&item) > 0).then_some(item))
     }
     fn pause(&mut self) -> Result<()> {
         Ok(())
