@@ -95,7 +95,7 @@ fn adapters_agree_with_the_processors_engine() {
 
 #[test]
 fn steps_and_decoding_repeat_bit_for_bit() {
-    hold(&["repeats", "decoding"]);
+    hold(&["repeats", "decoding", "recorded-steps"]);
 }
 
 #[test]

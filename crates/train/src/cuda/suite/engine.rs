@@ -14,6 +14,7 @@ use crate::config::{BaseModel, InitConfig, TrainConfig, TrainData};
 use crate::cuda::Cuda;
 use crate::model::adapter::{Lora, Target};
 use crate::model::{Base, Batch, Decoder, Gradients, KvCache, Model, ModelConfig};
+use crate::ops::sample::Choice;
 use crate::optimizer::AdamW;
 use crate::trainer;
 
@@ -199,6 +200,44 @@ pub(super) fn decoding(lab: &mut Lab<'_>) -> Result<()> {
         lab.same(format!("{name}: in company"), &together, &alone);
     }
     Ok(())
+}
+
+/// Steps run by their recordings, their tokens chosen on the device, against one step at a time whose
+/// logits the host reads.
+pub(super) fn recorded_steps(lab: &mut Lab<'_>) -> Result<()> {
+    let config = config(lab, "qwen3")?;
+    let vocabulary = config.vocab_size as u32;
+    let mut model = Decoder::random_on(lab.ops.clone(), config, 7);
+    let longest = lab.pick(9, 300);
+    let prompts: Vec<Vec<u32>> = [longest, 3, longest / 2]
+        .map(|len| (0..len as u32).map(|i| (i * 29 + 5) % vocabulary).collect())
+        .to_vec();
+    let (bursts, steps) = (3, 3);
+    let mut expected = vec![Vec::new(); prompts.len()];
+    for (prompt, tokens) in prompts.iter().zip(&mut expected) {
+        let mut cache = KvCache::new(&model, 1, longest + 10);
+        let mut logits = model.prefill(&mut cache, &[(0, prompt)])?;
+        for _ in 0..=bursts * steps {
+            let token = Choice::GREEDY.pick(logits.row(0), 0);
+            tokens.push(token as f32);
+            logits = model.decode(&mut cache, &[(0, token)])?;
+        }
+    }
+    let mut cache = KvCache::new(&model, prompts.len(), longest + 10);
+    let sequences: Vec<(usize, &[u32])> = prompts.iter().map(Vec::as_slice).enumerate().collect();
+    let mut found = model.start(&mut cache, &sequences, Choice::GREEDY, &[0; 3])?;
+    for _ in 0..bursts {
+        found.extend(model.proceed(&mut cache, &[0, 1, 2], steps, Choice::GREEDY, &[0; 9])?);
+    }
+    for (row, expected) in expected.iter().enumerate() {
+        let tokens: Vec<f32> =
+            found.iter().skip(row).step_by(3).map(|&token| token as f32).collect();
+        lab.same(format!("tokens of prompt {row}"), &tokens, expected);
+    }
+    match cache.refusal() {
+        Some(why) => bail!("steps were not recorded: {why}"),
+        None => Ok(()),
+    }
 }
 
 /// A folder that goes with the value.

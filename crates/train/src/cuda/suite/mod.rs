@@ -81,6 +81,7 @@ const CASES: &[Case] = &[
     Case { name: "adapters", run: engine::adapters },
     Case { name: "repeats", run: engine::repeats },
     Case { name: "decoding", run: engine::decoding },
+    Case { name: "recorded-steps", run: engine::recorded_steps },
     Case { name: "trainer", run: engine::trainer },
 ];
 
