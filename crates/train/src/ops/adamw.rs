@@ -89,40 +89,44 @@ const TASK: usize = 1 << 15;
 /// Values below which one thread is done before another is awake.
 const WORTH_WAKING: usize = 1 << 18;
 
+/// A run of one tensor's values, whole blocks.
+struct Run<'a> {
+    /// Number of the first value.
+    first: usize,
+    parameter: &'a mut [f32],
+    gradient: &'a [f32],
+    m: Part<'a>,
+    v: Part<'a>,
+}
+
 /// Moves one tensor against its gradient, and brings both moments up to date.
 pub fn step(step: &AdamWStep, update: Update<'_, Vec<f32>, Moments>) {
     let (factors, draws) = (step.factors(update.decays), step.draws(update.number));
     let len = update.parameter.len();
-    let moments = update.moments;
-    let tasks: Vec<_> = (update.parameter.chunks_mut(TASK).zip(update.gradient.chunks(TASK)))
-        .zip(moments.first.parts(TASK).into_iter().zip(moments.second.parts(TASK)))
-        .enumerate()
+    let [m, v] = [&mut update.moments.first, &mut update.moments.second].map(|m| m.parts(TASK));
+    let tensors = update.parameter.chunks_mut(TASK).zip(update.gradient.chunks(TASK));
+    let runs = (0..).step_by(TASK).zip(tensors).zip(m.into_iter().zip(v));
+    let runs: Vec<Run> = runs
+        .map(|((first, (parameter, gradient)), (m, v))| Run { first, parameter, gradient, m, v })
         .collect();
-    let work = |(task, ((parameter, gradient), moments)): (usize, ((&mut [f32], &[f32]), _))| {
-        step_part(&factors, parameter, gradient, moments, (step.narrow, task * TASK, draws));
-    };
+    let work = |run| step_run(&factors, run, step.narrow, draws);
     if len < WORTH_WAKING {
-        tasks.into_iter().for_each(work);
+        runs.into_iter().for_each(work);
     } else {
-        tasks.into_par_iter().for_each(work);
+        runs.into_par_iter().for_each(work);
     }
 }
 
-/// The same of the values from `first` on.
-fn step_part(
-    factors: &Factors,
-    parameter: &mut [f32],
-    gradient: &[f32],
-    (mut m, mut v): (Part<'_>, Part<'_>),
-    (narrow, first, draws): (bool, usize, Draws),
-) {
+/// The same of a run.
+fn step_run(factors: &Factors, run: Run, narrow: bool, draws: Draws) {
+    let Run { first, parameter, gradient, mut m, mut v } = run;
     if let (Part::F32(m), Part::F32(v), false) = (&mut m, &mut v, narrow) {
         return step_block(factors, parameter, gradient, [m, v]);
     }
     let (mut wide_m, mut wide_v) = ([0.0; BLOCK], [0.0; BLOCK]);
     let blocks = parameter.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));
     for (block, (parameter, gradient)) in blocks.enumerate() {
-        let (wide_m, wide_v) = (&mut wide_m[..parameter.len()], &mut wide_v[..parameter.len()]);
+        let (wide_m, wide_v) = (&mut wide_m[..gradient.len()], &mut wide_v[..gradient.len()]);
         m.decode(Purpose::First, block, wide_m);
         v.decode(Purpose::Second, block, wide_v);
         step_block(factors, parameter, gradient, [wide_m, wide_v]);
@@ -130,10 +134,10 @@ fn step_part(
         m.encode(Purpose::First, block, first, wide_m, draws);
         v.encode(Purpose::Second, block, first, wide_v, draws);
         if narrow {
-            let wide: [f32; BLOCK] =
-                std::array::from_fn(|i| parameter.get(i).copied().unwrap_or(0.0));
+            // The moments have been put back; their room takes the weights to be rounded.
+            wide_m.copy_from_slice(parameter);
             let put = |i: usize, rounded: bf16| parameter[i] = rounded.to_f32();
-            draws.round(Purpose::Weight, first, &wide[..gradient.len()], put);
+            draws.round(Purpose::Weight, first, wide_m, put);
         }
     }
 }
