@@ -46,8 +46,7 @@ $(VENV)/nvrtc:
 	$@/bin/pip install --quiet 'nvidia-cuda-nvrtc==13.0.*' || { rm -rf $@; exit 1; }
 
 ## gpu-bundle: what a machine with a card needs where there is no cargo, in gpu-bundle/: programs, compiled kernels
-gpu-bundle: $(VENV)/nvrtc
-	$(CARGO) build --release --locked --package train --example gpu_test --example gpu_bench
+gpu-bundle: build $(VENV)/nvrtc
 	benches/gpu_bundle.sh
 
 ## test-gpu: every kernel and the engine on a card against the processor, then compute-sanitizer. Takes gpu-bundle/ where it is

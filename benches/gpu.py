@@ -43,7 +43,8 @@ def program(given):
 def ours(command, seconds):
     """Rows of the engine's benchmark, as they come; a row with "error" where a part failed."""
     cache = ROOT / "gpu-bundle" / "cache"
-    environment = os.environ | ({"XDG_CACHE_HOME": str(cache)} if cache.exists() else {})
+    # NVRTC may stand in this Python's environment, with torch.
+    environment = {"VIRTUAL_ENV": sys.prefix} | os.environ | ({"XDG_CACHE_HOME": str(cache)} if cache.exists() else {})
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         deadline = time.monotonic() + seconds

@@ -12,5 +12,5 @@ if [ -d gpu-bundle ]; then
         exit 1
     }
 else
-    ${CARGO:-cargo} build --release --locked --package train --example gpu_test --example gpu_bench
+    ${CARGO:-cargo} build --release --workspace --all-targets --locked
 fi

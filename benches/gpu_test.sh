@@ -13,6 +13,8 @@ if [ -d gpu-bundle ]; then
     program=gpu-bundle/gpu_test
     export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/gpu-bundle/cache}
 fi
+# NVRTC may stand in the environment of the Python that is on the path.
+export VIRTUAL_ENV=${VIRTUAL_ENV:-$(python3 -c 'import sys; print(sys.prefix)' 2> /dev/null)}
 card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null | sed -n '1{s/^NVIDIA //;s/[^A-Za-z0-9]\+/-/g;p}' | tr '[:upper:]' '[:lower:]')
 mkdir -p docs/gpu
 log=docs/gpu/$(date +%F)-${card:-none}-tests.txt
