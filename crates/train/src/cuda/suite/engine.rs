@@ -78,7 +78,7 @@ fn config(lab: &Lab<'_>, name: &str) -> Result<ModelConfig> {
 /// Two documents, of whose tokens two thirds count.
 fn batch(lab: &Lab<'_>, config: &ModelConfig) -> Batch {
     let (rows, vocabulary) = (lab.pick(36, 700), config.vocab_size as u32);
-    let target = |i: u32| if i % 3 == 0 { -1 } else { ((i * 53 + 7) % vocabulary) as i32 };
+    let target = |i: u32| if i.is_multiple_of(3) { -1 } else { ((i * 53 + 7) % vocabulary) as i32 };
     Batch {
         tokens: (0..rows).map(|i| (i * 37 + 11) % vocabulary).collect(),
         targets: (0..rows).map(target).collect(),
