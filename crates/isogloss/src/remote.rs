@@ -110,6 +110,14 @@ pub fn model_folder(path: &Path, ctx: &Context) -> Result<PathBuf> {
     fetched(path, Remote::model, ctx)
 }
 
+/// The same without its weights: what is needed to plan with it.
+pub fn outline_folder(path: &Path, ctx: &Context) -> Result<PathBuf> {
+    let without_weights = |remote: &Remote, address: &Path| {
+        Ok(remote.model(address)?.only(|name| !name.contains(".safetensors")))
+    };
+    fetched(path, without_weights, ctx)
+}
+
 /// The same for its tokenizer alone.
 pub fn tokenizer_folder(path: &Path, ctx: &Context) -> Result<PathBuf> {
     fetched(path, Remote::tokenizer, ctx)

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     device::Device,
     lora::{self, LoraConfig},
-    model::{Dtype, ModelConfig, adapter::Lora},
+    model::{Dtype, ModelConfig, Recompute, adapter::Lora},
     ops::{Form, Kind},
     optimizer::Policy,
     schedule::{Schedule, Warmup},
@@ -133,6 +133,14 @@ pub struct TrainConfig {
     pub keep: Option<usize>,
     /// Train a low-rank adapter beside the weights, not the weights themselves.
     pub lora: Option<LoraConfig>,
+    /// What the backward pass makes again in place of having kept it: "none", "internals" (the widest of what a layer
+    /// keeps) or "block" (all but a layer's input). Less memory, more time, no other result. Default: on a card the
+    /// first of them that fits, on the processor "none". Does not change the result's key.
+    pub recompute: Option<Recompute>,
+    /// Take each layer's gradients into the optimiser as soon as they are complete, so that one layer's stand at a
+    /// time. It goes with `clip = 0`, `gradient_accumulation = 1` and one rank. The result is that of an ordinary step.
+    /// Does not change the result's key.
+    pub optimizer_in_backward: Option<bool>,
     /// Train an exact f32 copy of the weights, of which a card's products read bf16 (default true). false: weights
     /// stand in bf16 alone, on every device, and each step rounds them up or down by chance, so that small steps are
     /// not lost; 4 bytes a parameter less on a card.
@@ -241,6 +249,12 @@ pub struct Recipe {
     /// Whether they stand in the host's memory.
     #[serde(skip)]
     pub optimizer_offload: bool,
+    /// What the backward pass makes again; `None`: the first level that fits.
+    #[serde(skip)]
+    pub recompute: Option<Recompute>,
+    /// Whether the optimiser takes each layer's gradients as they come.
+    #[serde(skip)]
+    pub optimizer_in_backward: bool,
     /// Element type of the saved model.
     pub dtype: SavedDtype,
     /// Device.
@@ -302,6 +316,8 @@ impl TrainConfig {
             save_every,
             kept: self.keep.map(|last| Kept { every: save_every, last }),
             lora,
+            recompute: self.recompute,
+            optimizer_in_backward: self.optimizer_in_backward.unwrap_or(false),
             master_weights,
             optimizer_states: self.optimizer_states.unwrap_or_default(),
             optimizer_offload: self.optimizer_offload.unwrap_or(false),
@@ -340,6 +356,42 @@ impl Recipe {
         Policy { states, offload, seed: self.seed }
     }
 
+    /// Optimiser steps, given those of one pass over the data.
+    #[must_use]
+    pub fn steps(&self, per_epoch: u64) -> u64 {
+        match self.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(epochs) => (epochs * per_epoch as f64).ceil() as u64,
+        }
+    }
+
+    /// A gradient that is gone after its layer can be neither added to nor measured against the others.
+    fn check_optimizer_in_backward(&self) -> Result<()> {
+        let set = "train.optimizer_in_backward is set, but";
+        if self.lora.is_some() {
+            bail_user!("{set} so is lora, whose gradients are small anyhow; take one of them out");
+        }
+        if self.clip != 0.0 {
+            bail_user!(
+                "{set} clip is {}: the norm of all gradients is known only at the end; set clip = 0",
+                self.clip
+            );
+        }
+        if self.gradient_accumulation.is_some_and(|parts| parts > 1) {
+            bail_user!(
+                "{set} gradient_accumulation is {}: a layer's gradients are used as they come; set gradient_accumulation = 1, with a smaller batch_size if it does not fit",
+                self.gradient_accumulation.unwrap_or(1)
+            );
+        }
+        if self.ranks > 1 {
+            bail_user!(
+                "{set} ranks is {}: gradients are not summed over ranks then; set ranks = 1",
+                self.ranks
+            );
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         let warmup_ratio = if let Warmup::Ratio(ratio) = self.warmup { ratio } else { 0.0 };
         let (epochs, steps) = match self.length {
@@ -371,6 +423,9 @@ impl Recipe {
             bail_user!(
                 "train.master_weights is false beside train.lora: an adapter is small and always trained exactly, and its base stands in bf16 alone on a card anyway; take master_weights out"
             );
+        }
+        if self.optimizer_in_backward {
+            self.check_optimizer_in_backward()?;
         }
         if self.sequence_length < 2 {
             bail_user!("train.sequence_length is {}; it must be at least 2", self.sequence_length);
@@ -587,6 +642,13 @@ mod tests {
             ("ranks = 0", "ranks"),
             ("keep = 2\nsave_every = 0", "save_every"),
             ("master_weights = false\n[lora]", "master_weights"),
+            ("optimizer_in_backward = true", "clip = 0"),
+            (
+                "optimizer_in_backward = true\nclip = 0\ngradient_accumulation = 2",
+                "gradient_accumulation = 1",
+            ),
+            ("optimizer_in_backward = true\nclip = 0\nranks = 2", "ranks = 1"),
+            ("optimizer_in_backward = true\nclip = 0\nlora = {}", "lora"),
         ] {
             let error = parse(text).unwrap().resolve().unwrap_err();
             assert!(is_user(&error) && error.to_string().contains(key), "{text}: {error}");
@@ -599,7 +661,8 @@ mod tests {
         let text = "device = \"cpu\"
 save_every = 7
 ranks = 2
-optimizer_offload = true";
+optimizer_offload = true
+recompute = \"block\"";
         let moved = parse(text).unwrap().resolve().unwrap();
         assert_eq!(json!(base), json!(moved));
         let kept = |text| json!(parse(text).unwrap().resolve().unwrap());

@@ -2,7 +2,8 @@
 //!
 //! [`run`] goes from a mixture to a model: [`encoder`] turns rows into tokens and says which count,
 //! [`data`] and [`batches`] lay them out, [`setup`] checks all of it before a step is taken, [`trainer`] runs
-//! the steps on the engine, and [`checkpoint`] lets an interrupted run go on with the same bits. [`shared`]
+//! the steps on the engine, and [`checkpoint`] lets an interrupted run go on with the same bits. [`memory`] says before
+//! the first step what a run will hold. [`shared`]
 //! is what the runs of a sweep have in common. [`generate`] answers prompts
 //! with a trained model (`slots` keeps it busy), and [`train_tokenizer`] makes a tokenizer. The engine is [`model`], [`ops`] and [`optimizer`].
 
@@ -19,8 +20,10 @@ mod disk;
 pub mod encoder;
 pub mod encodings;
 pub mod export;
+pub mod flops;
 pub mod generate;
 pub mod lora;
+pub mod memory;
 pub mod merge;
 pub mod metrics;
 pub mod model;

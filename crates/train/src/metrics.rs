@@ -90,6 +90,8 @@ pub struct Row {
     pub seconds: f64,
     /// Throughput of the step.
     pub tokens_per_second: Option<f64>,
+    /// The step's model FLOP/s over the cards' peak, where that is known.
+    pub mfu: Option<f64>,
     /// Documents of the step.
     pub documents: Option<u64>,
     /// How many of them are of rows that the sequence length cut.
@@ -123,8 +125,7 @@ pub fn write(rows: &[Row], path: &Path) -> Result<()> {
         integer("tokens", &|row| row.tokens),
         number("seconds", &|row| Some(row.seconds)),
         number("tokens_per_second", &|row| row.tokens_per_second),
-        // No peak is known for a CPU.
-        number("mfu", &|_| None),
+        number("mfu", &|row| row.mfu),
         maybe("documents", &|row| row.documents),
         maybe("truncated", &|row| row.truncated),
     ];
@@ -171,6 +172,7 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
             tokens: integer("tokens", index)?,
             seconds: number("seconds", index)?.unwrap_or(0.0),
             tokens_per_second: number("tokens_per_second", index)?,
+            mfu: number("mfu", index)?,
             documents: maybe("documents", index)?,
             truncated: maybe("truncated", index)?,
             by_language,
@@ -194,6 +196,7 @@ mod tests {
             tokens: step * 10,
             seconds: 0.5,
             tokens_per_second: Some(20.0),
+            mfu: validation.then_some(0.4),
             documents: (!validation).then_some(3),
             truncated: None,
             by_language: by_language

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::adapter::Trained;
 use crate::model::weights::{Part, Piece, Spec};
-use crate::model::{Decoder, Gradients};
+use crate::model::{Batch, Decoder, Gradients};
 use crate::ops::moments::Values;
 use crate::ops::{AdamWStep, Backend, Cpu, Form, Kind, Moments, Update};
 
@@ -129,6 +129,32 @@ impl<B: Backend + Clone> AdamW<B> {
     /// Begins a step, which then goes over the tensors in parts.
     pub fn begin(&mut self) {
         self.steps += 1;
+    }
+
+    /// A forward and a backward pass whose gradients, times `scale`, are used as they come: the losses
+    /// and the norm of all gradients. `gradients` are those of [`Gradients::by_piece`]. Nothing
+    /// moves if a loss is no number.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward_backward`].
+    pub fn step_in_backward(
+        &mut self,
+        model: &mut Decoder<B>,
+        gradients: &mut Gradients<B>,
+        (batch, scale): (&Batch, f32),
+        learning_rate: f32,
+    ) -> Result<(Vec<f32>, f64)> {
+        self.begin();
+        let backend = model.backend().clone();
+        // Summed in the order of the weights, as the norm of gradients that stand together is.
+        let mut squares: BTreeMap<Piece, Vec<f64>> = BTreeMap::new();
+        let mut take = |piece, weights: Vec<&mut B::Tensor>, gradients: &[&mut B::Tensor]| {
+            let of: Vec<&B::Tensor> = gradients.iter().map(|gradient| &**gradient).collect();
+            squares.insert(piece, backend.squares(&of));
+            self.step_piece(&backend, piece, (weights, gradients), learning_rate);
+        };
+        let losses = model.forward_backward_by_piece(batch, scale, gradients, &mut take)?;
+        Ok((losses, squares.into_values().flatten().sum::<f64>().sqrt()))
     }
 
     /// The begun step of a piece of the weights, with its gradients: all pieces of a step together, in

@@ -12,9 +12,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    batches::Plan,
+    batches::{MICRO_BATCH_TOKENS, Plan},
     checkpoint::Identity,
-    config::{BaseModel, Length, Objective, Recipe, TrainConfig, TrainData},
+    config::{BaseModel, Objective, Recipe, TrainConfig, TrainData},
     data::{Counts, Dataset, Split},
     encodings::Encoding,
     model::{ModelConfig, peft::is_adapter},
@@ -44,6 +44,15 @@ pub struct Setup {
     pub rates: LearningRate,
 }
 
+/// What a setup is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A run.
+    Training,
+    /// To tell what a run would come to; the base model's weights need not be there.
+    Planning,
+}
+
 impl Setup {
     /// Reads and checks all of it. Faults of the settings or the data are `UserError`s.
     pub fn new(
@@ -51,7 +60,7 @@ impl Setup {
         base: &BaseModel,
         data: &TrainData,
         shared: &Shared,
-        ctx: &Context,
+        (purpose, ctx): (Purpose, &Context),
     ) -> Result<Self> {
         let recipe = config.resolve()?;
         check_base(base, recipe.lora.is_some())?;
@@ -92,12 +101,18 @@ impl Setup {
         }
         let identity = Identity {
             recipe: without_what_stays(json!(recipe)),
-            base: base_identity(base, &model, shared)?,
+            base: match purpose {
+                Purpose::Training => base_identity(base, &model, shared)?,
+                Purpose::Planning => Value::Null,
+            },
             train: train.hash.clone(),
             validation: validation.as_ref().map(|data| data.hash.clone()),
         };
-        let plan = Plan::new(train.lengths(), sequence_length, &recipe);
+        let mut plan = Plan::new(train.lengths(), sequence_length, &recipe);
         let rates = rates(&recipe, plan.steps_per_epoch());
+        if recipe.optimizer_in_backward {
+            check_one_pass_a_step(&recipe, &mut plan, rates.total)?;
+        }
         Ok(Self {
             recipe,
             identity,
@@ -157,6 +172,21 @@ fn check_base(base: &BaseModel, lora: bool) -> Result<()> {
     }
 }
 
+/// An optimiser in the backward pass sees a step's gradients once.
+fn check_one_pass_a_step(recipe: &Recipe, plan: &mut Plan, steps: u64) -> Result<()> {
+    for step in 0..steps {
+        let passes = plan.step(step).len();
+        if passes > 1 {
+            bail_user!(
+                "train.optimizer_in_backward is set, but the batch of {} sequences at step {} would be run in {passes} passes of about {MICRO_BATCH_TOKENS} tokens; set gradient_accumulation = 1 to run it in one, or lower batch_size",
+                recipe.batch_size,
+                step + 1
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Which checkpoints are left for later has no part in the weights, and may change on the way.
 fn without_what_stays(mut recipe: Value) -> Value {
     if let Some(fields) = recipe.as_object_mut() {
@@ -190,10 +220,7 @@ fn base_identity(base: &BaseModel, config: &ModelConfig, shared: &Shared) -> Res
 }
 
 fn rates(recipe: &Recipe, steps_per_epoch: u64) -> LearningRate {
-    let total = match recipe.length {
-        Length::Steps(steps) => steps,
-        Length::Epochs(epochs) => (epochs * steps_per_epoch as f64).ceil() as u64,
-    };
+    let total = recipe.steps(steps_per_epoch);
     LearningRate {
         peak: recipe.learning_rate,
         schedule: recipe.schedule,

@@ -59,6 +59,7 @@ fn event(row: &Row) -> Message {
         ("learning_rate", row.learning_rate),
         ("grad_norm", row.grad_norm),
         ("tokens_per_second", row.tokens_per_second),
+        ("mfu", row.mfu),
     ];
     values.extend(others.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?))));
     values.extend(row.by_language.iter().map(|(name, loss)| (format!("loss_{name}"), *loss)));

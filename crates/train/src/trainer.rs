@@ -24,11 +24,13 @@ use crate::{
     device::Opened,
     disk::explain_full_disk,
     export,
+    flops::{self, Flops},
+    memory::{self, MemoryPlan, Passes, Place},
     metrics::{self, LossSum, Row},
-    model::{Base, Decoder},
+    model::{Base, Decoder, Room},
     ops::{Cpu, Kind},
     parallel::{Connect, Lead, Team},
-    setup::{Outline, Setup},
+    setup::{Outline, Purpose, Setup},
     shared::{Meetings, Shared},
     tensorboard::Events,
 };
@@ -116,23 +118,37 @@ pub fn run(
     out: &Path,
     ctx: &Context,
 ) -> Result<Summary> {
-    let setup = Setup::new(config, base, data, shared, ctx)?;
+    let mut setup = Setup::new(config, base, data, shared, (Purpose::Training, ctx))?;
     let lead = shared.ranks.lead(setup.recipe.ranks, ctx)?;
     let _turn = lead.as_ref().map(|lead| lead.turn());
     let card = lead.as_ref().map_or(0, |lead| lead.card());
-    let (at, team) = ((out, ctx), (config, lead.clone()));
     match setup.recipe.device.open(card, ctx)? {
         Opened::Cpu => {
+            let passes = Passes::of(&setup, &setup.recipe, setup.sequence_length);
+            let memory = memory::settle(&setup, &passes, &Place::processor())?;
+            setup.recipe.recompute = Some(memory.recompute);
+            if !memory.fits() {
+                ctx.warn(format!(
+                    "the system may not have the memory that this run needs\n{memory}"
+                ));
+            }
+            let means = Means { room: passes.room, peak: None };
             let load = |kind, folder: &Path| shared.model(kind, folder);
-            let run = || run_on((Cpu, &shared.on_cpu), setup, base, shared, team, at, load);
+            let (at, team) = ((out, ctx), (config, lead.clone()));
+            let run =
+                || run_on((Cpu, &shared.on_cpu), (setup, means), base, shared, team, at, load);
             match &lead {
                 Some(lead) => lead.threads()?.install(run),
                 None => run(),
             }
         }
         Opened::Cuda(cuda) => {
+            let means = means_on_card(&cuda, &mut setup, ctx)?;
             let load = |kind, folder: &Path| Decoder::load_as(cuda.clone(), kind, folder);
-            run_on((cuda.clone(), &shared.on_card), setup, base, shared, team, at, load)
+            // The other ranks make again what this one does.
+            let config = &TrainConfig { recompute: setup.recipe.recompute, ..config.clone() };
+            let on = (cuda.clone(), &shared.on_card);
+            run_on(on, (setup, means), base, shared, (config, lead), (out, ctx), load)
         }
     }
 }
@@ -146,16 +162,36 @@ pub(crate) fn run_on_card(
     ctx: &Context,
 ) -> Result<Summary> {
     let shared = Shared::default();
-    let setup = Setup::new(config, base, data, &shared, ctx)?;
+    let mut setup = Setup::new(config, base, data, &shared, (Purpose::Training, ctx))?;
+    let means = means_on_card(cuda, &mut setup, ctx)?;
     let load = |kind, folder: &Path| Decoder::load_as(cuda.clone(), kind, folder);
     let (on, alone) = ((cuda.clone(), &shared.on_card), (config, None));
-    run_on(on, setup, base, &shared, alone, (out, ctx), load)
+    run_on(on, (setup, means), base, &shared, alone, (out, ctx), load)
+}
+
+/// Plans a run's memory on a card and reserves it.
+fn means_on_card(cuda: &Cuda, setup: &mut Setup, ctx: &Context) -> Result<Means> {
+    let passes = Passes::of(setup, &setup.recipe, setup.sequence_length);
+    let memory = memory::settle(setup, &passes, &Place::of(cuda)?)?;
+    ctx.log(memory.to_string());
+    cuda.pool().reserve(memory.total() as usize)?;
+    setup.recipe.recompute = Some(memory.recompute);
+    let ranks = setup.recipe.ranks as f64;
+    let peak = flops::peak(cuda.driver().facts()).map(|peak| ranks * peak);
+    Ok(Means { room: passes.room, peak })
+}
+
+/// What was settled about the device before the first step.
+struct Means {
+    room: Room,
+    /// What the cards could do in a second at most, where that is known.
+    peak: Option<f64>,
 }
 
 /// The same on some backend, where other runs may be met; `load` reads base weights.
 fn run_on<B: Connect>(
     (backend, meetings): (B, &Meetings<B>),
-    setup: Setup,
+    (setup, means): (Setup, Means),
     base: &BaseModel,
     shared: &Shared,
     (config, lead): (&TrainConfig, Option<Arc<Lead>>),
@@ -193,6 +229,8 @@ fn run_on<B: Connect>(
         Ok(model)
     };
     let mut trainer = Trainer::start(setup, out, ctx, |checkpoint| team(model(checkpoint)?))?;
+    trainer.team.reserve(means.room);
+    trainer.peak = means.peak;
     trainer.train()?;
     // What is left to do is this run's own; no other has to wait for it.
     trainer.team.leave();
@@ -200,15 +238,35 @@ fn run_on<B: Connect>(
 }
 
 /// What [`run`] would do: reads, encodes and packs everything, checks all that can be checked before a step,
-/// and tells what the steps would be made of.
+/// and tells what the steps would be made of and what memory they would take: on the device that is there, or on
+/// a card of so many bytes that is not. The base model's weights need not be there.
 pub fn plan(
     config: &TrainConfig,
     base: &BaseModel,
     data: &TrainData,
     shared: &Shared,
-    ctx: &Context,
-) -> Result<Outline> {
-    Ok(Setup::new(config, base, data, shared, ctx)?.outline())
+    (card, ctx): (Option<u64>, &Context),
+) -> Result<Planned> {
+    let setup = Setup::new(config, base, data, shared, (Purpose::Planning, ctx))?;
+    let place = Place::open(&setup.recipe, card, ctx)?;
+    let passes = Passes::of(&setup, &setup.recipe, setup.sequence_length);
+    let memory = memory::settle(&setup, &passes, &place)?;
+    Ok(Planned { outline: setup.outline(), memory })
+}
+
+/// What a run would come to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Planned {
+    /// Its data and steps.
+    pub outline: Outline,
+    /// Its memory.
+    pub memory: MemoryPlan,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n\n{}", self.outline, self.memory)
+    }
 }
 
 struct Trainer<'a, B: Connect> {
@@ -216,6 +274,9 @@ struct Trainer<'a, B: Connect> {
     checkpoints: Checkpoints,
     /// The model in training.
     team: Team<B>,
+    /// What a batch costs, and what the cards could do in a second, where that is known.
+    flops: Flops,
+    peak: Option<f64>,
     rows: Vec<Row>,
     /// What those rows say.
     course: Course,
@@ -257,6 +318,8 @@ impl<'a, B: Connect> Trainer<'a, B> {
         rows.iter().for_each(|row| course.add(row));
         let last = rows.last();
         Ok(Self {
+            flops: Flops::of(team.model()),
+            peak: None,
             tokens: last.map_or(0, |row| row.tokens),
             seconds_before: last.map_or(0.0, |row| row.seconds),
             started: Instant::now(),
@@ -292,7 +355,8 @@ impl<'a, B: Connect> Trainer<'a, B> {
             }
             let row = self.optimise()?;
             let speed = row.tokens_per_second.unwrap_or(0.0);
-            bar.note(&format!("loss {:.3}  {} tokens/s", row.loss, count(speed as u64)));
+            let mfu = row.mfu.map_or(String::new(), |mfu| format!("  {:.1} % MFU", 100.0 * mfu));
+            bar.note(&format!("loss {:.3}  {} tokens/s{mfu}", row.loss, count(speed as u64)));
             self.record(row)?;
             bar.set(self.step);
             self.check_course()?;
@@ -346,7 +410,16 @@ impl<'a, B: Connect> Trainer<'a, B> {
         let targets = || documents().flat_map(|document| &*document.targets);
         let (tokens, counted) =
             (targets().count() as u64, targets().filter(|&&target| target >= 0).count());
-        let (losses, grad_norm, stop) = self.team.gradients(&mut batches, 1.0 / counted as f32)?;
+        let flops: f64 = batches.iter().flatten().map(|batch| self.flops.of_batch(batch)).sum();
+        let (scale, learning_rate) = (1.0 / counted as f32, self.setup.rates.at(self.step));
+        let in_backward = self.setup.recipe.optimizer_in_backward;
+        let (losses, grad_norm, stop) = if in_backward {
+            let (losses, norm) =
+                self.team.step_in_backward(&batches[0][0], scale, learning_rate as f32)?;
+            (losses, norm, false)
+        } else {
+            self.team.gradients(&mut batches, scale)?
+        };
         if stop {
             self.ctx.cancel();
         }
@@ -361,11 +434,13 @@ impl<'a, B: Connect> Trainer<'a, B> {
             let what = format!("the gradient's norm is {grad_norm}");
             return Err(self.diverged(self.step + 1, &what, &examples));
         }
-        let learning_rate = self.setup.rates.at(self.step);
         let documents = documents().count() as u64;
-        self.team.update(self.clipping(grad_norm), learning_rate as f32)?;
+        if !in_backward {
+            self.team.update(self.clipping(grad_norm), learning_rate as f32)?;
+        }
         self.step += 1;
         self.tokens += tokens;
+        let seconds = started.elapsed().as_secs_f64().max(1e-9);
         Ok(Row {
             step: self.step,
             validation: false,
@@ -374,7 +449,8 @@ impl<'a, B: Connect> Trainer<'a, B> {
             grad_norm: Some(grad_norm),
             tokens: self.tokens,
             seconds: self.seconds(),
-            tokens_per_second: Some(tokens as f64 / started.elapsed().as_secs_f64().max(1e-9)),
+            tokens_per_second: Some(tokens as f64 / seconds),
+            mfu: self.peak.map(|peak| flops / seconds / peak),
             documents: Some(documents),
             truncated: Some(truncated),
             by_language: sum.by_language(&self.setup.train),

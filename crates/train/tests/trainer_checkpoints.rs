@@ -193,7 +193,9 @@ fn the_outline_tells_what_the_steps_would_be_made_of() {
     let settings =
         "batch_size = 2\nepochs = 2\npacking = true\nsequence_length = 64\nlearning_rate = 1e-3";
     let (shared, ctx) = (Shared::default(), Context::quiet());
-    let outline = train::plan(&config(settings), &base(), &bench.data, &shared, &ctx).unwrap();
+    let planned =
+        train::plan(&config(settings), &base(), &bench.data, &shared, (None, &ctx)).unwrap();
+    let outline = &planned.outline;
     let summary = bench.run("out", settings).unwrap();
     assert_eq!(outline.steps, summary.steps);
     assert_eq!(outline.steps, 2 * outline.steps_per_epoch);

@@ -45,9 +45,13 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
 
-    /// Lists the runs with their token counts, and what is in the store; does nothing.
+    /// Lists the runs with their token counts, what memory training takes, and what is in the store; does nothing.
     #[arg(long)]
     dry_run: bool,
+
+    /// With --dry-run: plans the memory of training for a card of this size that need not be there (141GB, 80GiB).
+    #[arg(long, value_name = "SIZE", requires = "dry_run", value_parser = super::train::card_memory)]
+    memory: Option<u64>,
 
     /// Where models run: auto, cpu or cuda.
     #[arg(long, value_name = "DEVICE", value_parser = super::train::device)]
@@ -80,7 +84,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let store = Store::open(&args.of.store)?;
     let runner = Runner::new(&plan, &store).on(ranks);
     if args.dry_run {
-        return dry_run(&runner, ctx);
+        return dry_run(&runner, args.memory, ctx);
     }
     if plan.pipeline.judge.is_some() && !plan.pipeline.judges() {
         ctx.warn(format!(
@@ -188,7 +192,7 @@ fn copy_model(from: &Path, to: &Path) -> Result<()> {
 
 /// Says what would be done. Examples that are not in the store are made in a temporary one, for the
 /// token counts.
-fn dry_run(runner: &Runner<'_>, ctx: &Context) -> Result<()> {
+fn dry_run(runner: &Runner<'_>, card: Option<u64>, ctx: &Context) -> Result<()> {
     let plan = runner.plan;
     runner.fetch_sources(ctx)?;
     let states = states(runner)?;
@@ -210,10 +214,25 @@ fn dry_run(runner: &Runner<'_>, ctx: &Context) -> Result<()> {
         table.row(std::iter::once(run.id.clone()).chain(stages.iter().map(state)).collect());
     }
     print(table)?;
+    memory_of_training(plan, card, ctx)?;
     if let Some(estimate) = to_judge(runner, &states, ctx)? {
         print(format!("judge, of the runs that have answers: {estimate}"))?;
     }
     print(Overview { plan, states: &states }.to_string().trim_end())
+}
+
+/// What training each of the local base models takes at most.
+fn memory_of_training(plan: &Plan, card: Option<u64>, ctx: &Context) -> Result<()> {
+    let config = plan.pipeline.train_config(0);
+    for model in &plan.pipeline.models {
+        let Some(folder) = model.path.as_ref().filter(|path| path.join("config.json").exists())
+        else {
+            continue;
+        };
+        let memory = ::train::memory::bound(&config, folder, (card, ctx))?;
+        print(format!("training {} takes at most\n{memory}\n", model.name))?;
+    }
+    Ok(())
 }
 
 /// What the judge would be asked about answers that are there.

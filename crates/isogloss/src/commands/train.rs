@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use ::train::config::{Objective, Preset};
 use ::train::device::Device;
+use ::train::model::Recompute;
 use ::train::{BaseModel, InitConfig, Shared, TrainConfig, TrainData};
 use anyhow::Result;
 use artifact::schema::{EXAMPLES, MIXTURE};
@@ -15,7 +16,7 @@ use serde::de::value::{Error, StrDeserializer};
 use super::files::{Input, Output, publish, settings};
 use super::worker;
 use crate::console::print;
-use crate::remote::{model_folder, tokenizer_folder};
+use crate::remote::{model_folder, outline_folder, tokenizer_folder};
 
 /// Trains a model on a mixture.
 ///
@@ -29,6 +30,7 @@ Examples:
   isogloss train --model models/small --data mixture.parquet --lora-rank 16 --out adapter
   isogloss train --model models/small --data mixture.parquet --ranks 4 --out tuned
   isogloss train --model models/small --data mixture.parquet --dry-run
+  isogloss train --model models/large --data mixture.parquet --dry-run --memory 141GB
   isogloss train --init shape.toml --tokenizer tok --data examples.parquet --objective lm --out base")]
 pub struct Args {
     /// The base model: a Hugging Face folder, or hf://owner/name[@revision].
@@ -62,9 +64,15 @@ pub struct Args {
     #[arg(long)]
     resume: bool,
 
-    /// Encodes and packs the data, checks everything, tells what the steps would be made of; trains nothing.
+    /// Encodes and packs the data, checks everything, tells what the steps would be made of and what memory they
+    /// would take; trains nothing.
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+
+    /// With --dry-run: plans the memory for a card of this size that need not be there (141GB, 80GiB). The model's
+    /// folder needs no weights then, config.json and the tokenizer are enough.
+    #[arg(long, value_name = "SIZE", requires = "dry_run", value_parser = card_memory)]
+    memory: Option<u64>,
 
     /// The folder to write.
     #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
@@ -122,6 +130,10 @@ struct Flags {
     #[arg(long, value_name = "N")]
     patience: Option<u64>,
 
+    /// What the backward pass makes again to save memory: none, internals or block [default: what fits].
+    #[arg(long, value_parser = choice::<Recompute>)]
+    recompute: Option<Recompute>,
+
     /// auto, cpu or cuda.
     #[arg(long, value_parser = device)]
     device: Option<Device>,
@@ -129,6 +141,11 @@ struct Flags {
     /// Processes that share the run: one a card, or with a part of the threads each.
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
+}
+
+/// Reads a card's memory.
+pub fn card_memory(text: &str) -> Result<u64, String> {
+    ::train::memory::parse_bytes(text).map_err(|error| error.to_string())
 }
 
 /// Reads a device's name.
@@ -158,6 +175,7 @@ impl Flags {
         config.save_every = self.save_every.or(config.save_every);
         config.keep = self.keep.or(config.keep);
         config.patience = self.patience.or(config.patience);
+        config.recompute = self.recompute.or(config.recompute);
         config.device = self.device.or(config.device);
         config.ranks = self.ranks.or(config.ranks);
     }
@@ -176,6 +194,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
             let tokenizer = tokenizer_folder(&tokenizer, ctx)?;
             BaseModel::Random { init: InitConfig::load(&init)?, tokenizer, seed }
         }
+        (Some(model), ..) if args.dry_run => BaseModel::Weights(outline_folder(&model, ctx)?),
         (Some(model), ..) => BaseModel::Weights(model_folder(&model, ctx)?),
         _ => artifact::bail_user!("give --model DIR, or --init FILE with --tokenizer DIR"),
     };
@@ -187,7 +206,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     };
     let shared = Shared::default().on(worker::ranks(ctx)?);
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
-        return print(::train::plan(&config, &base, &data, &shared, ctx)?);
+        return print(::train::plan(&config, &base, &data, &shared, (args.memory, ctx))?);
     };
     if args.resume && !can_resume(&out) {
         ctx.warn(format!(

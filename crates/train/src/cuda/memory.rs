@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
+use serde::Serialize;
 
 use super::arena::Arena;
 use super::driver::{Address, Driver};
 use crate::ops::Kind;
 
 /// What memory is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Use {
     /// Weights as products read them.
     Weights,
@@ -24,18 +26,21 @@ pub enum Use {
     States,
     /// What passes from operation to operation.
     Activations,
+    /// What does so in f32.
+    Statistics,
     /// What stands during an operation or a batch.
     Workspace,
 }
 
 impl Use {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Weights,
         Self::Masters,
         Self::Gradients,
         Self::States,
         Self::Activations,
+        Self::Statistics,
         Self::Workspace,
     ];
 
@@ -45,7 +50,8 @@ impl Use {
         match kind {
             Kind::Weight | Kind::Narrow | Kind::Frozen => Self::Weights,
             Kind::Gradient => Self::Gradients,
-            Kind::Activation | Kind::Statistic => Self::Activations,
+            Kind::Activation => Self::Activations,
+            Kind::Statistic => Self::Statistics,
         }
     }
 }

@@ -37,6 +37,7 @@ pub use config::ModelConfig;
 pub use folder::Dtype;
 pub use peft::Base;
 pub use side_by_side::{Meeting, Seat};
+pub use training::{Room, Take};
 
 /// A decoder on the processor.
 pub type Model = Decoder<Cpu>;

@@ -2,43 +2,74 @@
 //! gradient can be taken as soon as it is complete, so that one layer's stands at a time (LOMO, Lv et
 //! al. 2023, arXiv 2306.09782).
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail, ensure};
 
 use super::activations::{Activations, Purpose, Recompute};
-use super::adapter::Trained;
+use super::adapter::{Layout, Lora, Trained};
 use super::passes::{Between, Ground, Run};
 use super::projection::Into;
-use super::weights::{Piece, Weights};
-use super::{Batch, Decoder, Gradients};
-use crate::ops::Backend;
+use super::weights::{Piece, Spec, Weights};
+use super::{Attached, Base, Batch, Decoder, Gradients};
+use crate::ops::{Backend, Kind};
 
 /// What takes a piece's gradients when they are complete: its weights, which it may change, and
 /// their gradients, which are cleared afterwards.
 pub type Take<'a, T> = dyn FnMut(Piece, Vec<&mut T>, &[&mut T]) + 'a;
 
+/// The most tokens of passes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Of a training pass.
+    pub training: usize,
+    /// Of a pass without a gradient.
+    pub inference: usize,
+    /// Of a document.
+    pub longest: usize,
+}
+
 impl<B: Backend + Clone> Decoder<B> {
+    /// A decoder of zeros, with an adapter of zeros where one is asked for: for its memory alone.
+    #[must_use]
+    pub fn zeros_as(
+        backend: B,
+        kind: Kind,
+        config: super::ModelConfig,
+        lora: Option<&Lora>,
+    ) -> Self {
+        let zeros = |backend: &B, spec: &Spec| Ok(backend.zeros(kind, spec.elements()));
+        let mut decoder = Self::build(backend, config, kind, zeros).expect("zeros cannot fail");
+        if let Some(lora) = lora {
+            let layout = Layout::new(lora.clone(), &decoder.specs);
+            let zeros = |spec: &Spec| decoder.backend.zeros(Kind::Weight, spec.elements());
+            let tensors = layout.specs().map(zeros);
+            decoder.adapter =
+                Some(Attached { layout: Arc::new(layout), tensors, base: Base::default() });
+        }
+        decoder
+    }
+
     /// What training passes make again in place of keeping it; no bit of a result depends on it.
     pub fn set_recompute(&mut self, recompute: Recompute) {
         self.recompute = recompute;
     }
 
-    /// Takes the memory for training passes over `training` tokens and for passes without a gradient
-    /// over `inference` tokens, so that no later one of at most as many takes any.
-    pub fn reserve(&mut self, training: usize, inference: usize) {
+    /// Takes the memory that passes need, so that no later pass within it takes any.
+    pub fn reserve(&mut self, room: Room) {
         if self.seat.is_some() {
             // Passes are done in memory that all runs share.
             return;
         }
         let Self { backend, config, memory, .. } = self;
         let ranks = self.adapter.as_ref().map_or([0; 4], |attached| attached.layout.ranks());
-        if inference > 0 {
+        if room.inference > 0 {
             let (held, purpose) = (&mut memory.inference, Purpose::Inference);
-            Activations::reserve(held, backend, config, inference, purpose, ranks);
+            Activations::reserve(held, backend, config, room.inference, purpose, ranks);
         }
         let (held, purpose) = (&mut memory.training, Purpose::Training(self.recompute));
-        Activations::reserve(held, backend, config, training, purpose, ranks);
-        let positions = config.max_position_embeddings.min(training.max(inference));
-        memory.reserve_angles(backend, config, positions);
+        Activations::reserve(held, backend, config, room.training, purpose, ranks);
+        memory.reserve_angles(backend, config, room.longest);
     }
 
     /// Loss of each token `[N]`, 0 where masked.

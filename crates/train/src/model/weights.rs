@@ -87,15 +87,15 @@ impl Projection {
     }
 }
 
-/// Weights whose gradients are complete at the same time, in the order of the backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Weights whose gradients are complete at the same time, in the order of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Piece {
-    /// The final norm, and the head where it is not the embedding.
-    Head,
-    /// A layer, by its number.
-    Layer(usize),
     /// The embedding.
     Embedding,
+    /// A layer, by its number.
+    Layer(usize),
+    /// The final norm, and the head where it is not the embedding.
+    Head,
 }
 
 impl Piece {
@@ -128,7 +128,7 @@ impl<T> LayerWeights<T> {
     }
 
     /// Every tensor that there is, in order.
-    fn all(&self) -> impl Iterator<Item = &T> {
+    pub fn all(&self) -> impl Iterator<Item = &T> {
         [
             Some(&self.input_norm),
             Some(&self.qkv.weight),

@@ -45,6 +45,11 @@ impl<B: Backend + Clone> Engine<B> {
         Self::new(model, recipe, (rank, size), Some(exchange))
     }
 
+    /// The first of as many ranks as the recipe has, with nobody to talk to: for its memory alone.
+    pub fn rehearsal(model: Decoder<B>, recipe: &Recipe) -> Result<Self> {
+        Self::new(model, recipe, (0, recipe.ranks), None)
+    }
+
     fn new(
         mut model: Decoder<B>,
         recipe: &Recipe,
@@ -73,7 +78,11 @@ impl<B: Backend + Clone> Engine<B> {
         optimizer.beta2 = recipe.beta2 as f32;
         optimizer.eps = recipe.eps as f32;
         optimizer.weight_decay = recipe.weight_decay as f32;
-        let gradients = Gradients::zeros(&model);
+        model.set_recompute(recipe.recompute.unwrap_or_default());
+        let gradients = match recipe.optimizer_in_backward {
+            true => Gradients::by_piece(&model),
+            false => Gradients::zeros(&model),
+        };
         Ok(Self { model, optimizer, gradients, rank, owners, exchange, masters_apart })
     }
 
@@ -104,6 +113,18 @@ impl<B: Backend + Clone> Engine<B> {
             Some(exchange) => exchange.broadcast(self.model.trained_mut(), &self.owners, false),
             None => Ok(()),
         }
+    }
+
+    /// A whole step on one batch, on one rank, whose gradients, times `scale`, are used as they come: the losses and
+    /// the norm of all gradients. Nothing moves if a loss is no number.
+    pub fn step_in_backward(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        learning_rate: f32,
+    ) -> Result<(Vec<f32>, f64)> {
+        let Self { model, gradients, optimizer, .. } = self;
+        optimizer.step_in_backward(model, gradients, (batch, scale), learning_rate)
     }
 
     /// Losses of batches, one after the other; `done` is called after each batch.

@@ -18,7 +18,7 @@ use super::world::World;
 use super::{Answer, Connect, Job, Order};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Recipe, TrainConfig};
-use crate::model::{Batch, Decoder, Dtype};
+use crate::model::{Batch, Decoder, Dtype, Room};
 use crate::ops::Backend;
 use crate::optimizer::Named;
 
@@ -295,6 +295,22 @@ impl<B: Connect> Team<B> {
             Ok((losses, norm, stop))
         };
         together(lead, work)
+    }
+
+    /// A whole step on one batch, whose gradients are used as they come, on one rank; see
+    /// [`Engine::step_in_backward`].
+    pub fn step_in_backward(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        learning_rate: f32,
+    ) -> Result<(Vec<f32>, f64)> {
+        self.engine.step_in_backward(batch, scale, learning_rate)
+    }
+
+    /// Takes the memory for passes on this rank.
+    pub fn reserve(&mut self, room: Room) {
+        self.engine.model.reserve(room);
     }
 
     /// A step of the optimiser with those gradients times `factor`.

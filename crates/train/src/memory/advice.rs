@@ -1,0 +1,149 @@
+//! What to change where a run does not fit its card: each change planned like the run itself, alone
+//! and together, in the order of what they cost.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use artifact::text::TextTable;
+
+use super::{MemoryPlan, Passes, Place, bytes};
+use crate::config::Recipe;
+use crate::model::Recompute;
+use crate::setup::Setup;
+
+/// A run with some settings changed.
+#[derive(Clone)]
+struct Changed {
+    recipe: Recipe,
+    sequence_length: usize,
+    /// What was changed, as a settings file has it.
+    settings: Vec<String>,
+}
+
+/// A change: `None` where it does not apply or changes nothing.
+type Change = fn(&Changed, &Passes) -> Option<Changed>;
+
+impl Changed {
+    fn with(&self, setting: String, change: impl FnOnce(&mut Self)) -> Option<Self> {
+        let mut changed = self.clone();
+        let key = setting.split(' ').next().unwrap_or_default().to_owned();
+        changed.settings.retain(|held| held.split(' ').next() != Some(&key));
+        changed.settings.push(setting);
+        change(&mut changed);
+        Some(changed)
+    }
+
+    fn plan(&self, setup: &Setup, place: &Place) -> Result<(MemoryPlan, Passes)> {
+        let passes = Passes::of(setup, &self.recipe, self.sequence_length);
+        Ok((MemoryPlan::new(&setup.model, &self.recipe, &passes, place)?, passes))
+    }
+}
+
+/// In the order of what they cost: time first, then the order of sums, then what the optimiser
+/// remembers, then what is learnt.
+const CHANGES: [Change; 6] = [
+    |run, _| {
+        let open = run.recipe.recompute.is_some_and(|level| level != Recompute::Block);
+        open.then(|| {
+            run.with(r#"recompute = "block""#.to_owned(), |run| {
+                run.recipe.recompute = Some(Recompute::Block);
+            })
+        })?
+    },
+    |run, passes| {
+        // Twice the passes, unless each has one sequence already.
+        let parts = (2 * passes.most_passes).min(run.recipe.batch_size);
+        let more = !run.recipe.optimizer_in_backward && parts > passes.most_passes;
+        more.then(|| {
+            run.with(format!("gradient_accumulation = {parts}"), |run| {
+                run.recipe.gradient_accumulation = Some(parts);
+            })
+        })?
+    },
+    |run, passes| {
+        let free = run.recipe.lora.is_none() && !run.recipe.optimizer_in_backward;
+        (free && passes.most_passes == 1).then(|| {
+            run.with("optimizer_in_backward = true (with clip = 0)".to_owned(), |run| {
+                run.recipe.optimizer_in_backward = true;
+                run.recipe.clip = 0.0;
+            })
+        })?
+    },
+    |run, _| {
+        let length = run.sequence_length / 2;
+        (length >= 256).then(|| {
+            run.with(format!("sequence_length = {length}"), |run| {
+                run.sequence_length = length;
+            })
+        })?
+    },
+    |run, _| {
+        run.recipe.lora.is_none().then(|| {
+            run.with("lora = { rank = 16 }".to_owned(), |run| {
+                run.recipe.lora = crate::lora::LoraConfig::default().resolve().ok();
+                run.recipe.optimizer_in_backward = false;
+            })
+        })?
+    },
+    |run, _| {
+        (run.recipe.batch_size > 1 && run.recipe.optimizer_in_backward).then(|| {
+            let size = run.recipe.batch_size / 2;
+            run.with(format!("batch_size = {size}"), |run| run.recipe.batch_size = size)
+        })?
+    },
+];
+
+/// What each change saves by itself, and the first changes that together make the run fit.
+///
+/// # Errors
+/// If a plan fails.
+pub fn advice(setup: &Setup, plan: &MemoryPlan, place: &Place) -> Result<String> {
+    let now = Changed {
+        recipe: setup.recipe.clone(),
+        sequence_length: setup.sequence_length,
+        settings: Vec::new(),
+    };
+    let (_, passes) = now.plan(setup, place)?;
+    let mut table = TextTable::new(&["setting in [train]", "saves", "leaves"]);
+    table.right(&[1, 2]);
+    for change in CHANGES {
+        let Some(changed) = change(&now, &passes) else { continue };
+        let (after, _) = changed.plan(setup, place)?;
+        let saved = plan.total().saturating_sub(after.total());
+        if saved > 0 {
+            table.row(vec![changed.settings.join(", "), bytes(saved), bytes(after.total())]);
+        }
+    }
+    let mut text = format!("what saves memory, each by itself:\n{}", table.to_string().trim_end());
+    match first_fit(setup, place, now, plan.total())? {
+        Some(run) => write!(text, "\nfits: {}", run.settings.join(", "))?,
+        None => {
+            write!(text, "\nnone of these fit together: take a smaller model or a larger card")?
+        }
+    }
+    Ok(text)
+}
+
+/// Changes that save something, taken one after the other, each as often as it goes on saving, until
+/// the run fits.
+fn first_fit(
+    setup: &Setup,
+    place: &Place,
+    mut run: Changed,
+    mut total: u64,
+) -> Result<Option<Changed>> {
+    let (_, mut passes) = run.plan(setup, place)?;
+    for change in CHANGES {
+        while let Some(changed) = change(&run, &passes) {
+            let (plan, of) = changed.plan(setup, place)?;
+            if plan.total() >= total {
+                break;
+            }
+            (run, passes, total) = (changed, of, plan.total());
+            if plan.fits() {
+                return Ok(Some(run));
+            }
+        }
+    }
+    Ok(None)
+}

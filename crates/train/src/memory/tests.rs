@@ -1,0 +1,102 @@
+//! Plans against what runs take on the emulated device, for small models in many settings; and the
+//! plans of large ones against sums done by hand.
+
+use super::*;
+use crate::config::TrainConfig;
+use crate::cuda::emulator::Emulator;
+use crate::lora::LoraConfig;
+use crate::model::{Base, Model};
+
+const HEAD: &str = r#""vocab_size": 32, "hidden_size": 32, "intermediate_size": 32,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+    "max_position_embeddings": 64, "rope_theta": 10000.0, "initializer_range": 0.2"#;
+
+/// A tied model with normed heads, and a parallel one with a head of its own.
+fn models() -> [ModelConfig; 2] {
+    [
+        format!(
+            r#"{{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", {HEAD},
+            "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": true}}"#
+        ),
+        format!(
+            r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", {HEAD},
+            "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": false}}"#
+        ),
+    ]
+    .map(|text| ModelConfig::parse(&text, std::path::Path::new("config.json")).unwrap())
+}
+
+fn batch(lengths: &[usize]) -> Batch {
+    let rows: usize = lengths.iter().sum();
+    let mut batch = Batch { documents: vec![0], ..Batch::default() };
+    batch.tokens = (0..rows).map(|i| ((i * 37 + 11) % 32) as u32).collect();
+    batch.targets =
+        (0..rows).map(|i| if i % 3 == 0 { -1 } else { ((i * 53 + 7) % 32) as i32 }).collect();
+    let ends = lengths.iter().scan(0, |end, len| {
+        *end += *len as u32;
+        Some(*end)
+    });
+    batch.documents.extend(ends);
+    batch
+}
+
+fn passes() -> Passes {
+    Passes {
+        room: Room { training: 24, inference: 8, longest: 24 },
+        training: vec![batch(&[16, 8]), batch(&[4])],
+        validation: Some(batch(&[8])),
+        most_passes: 1,
+    }
+}
+
+fn recipe(change: impl FnOnce(&mut TrainConfig)) -> Recipe {
+    let mut config = TrainConfig::default();
+    change(&mut config);
+    config.resolve().unwrap()
+}
+
+fn settings() -> Vec<Recipe> {
+    let level = |level| recipe(|config| config.recompute = Some(level));
+    let mut all: Vec<Recipe> = Recompute::ALL.map(level).to_vec();
+    all.push(recipe(|config| config.lora = Some(LoraConfig { rank: 8, ..LoraConfig::default() })));
+    all.push(recipe(|config| {
+        config.optimizer_in_backward = Some(true);
+        config.clip = Some(0.0);
+    }));
+    all
+}
+
+#[test]
+fn a_plan_is_what_a_run_takes_to_the_byte_and_its_steps_allocate_nothing() {
+    let all = models();
+    let runs =
+        settings().into_iter().flat_map(|recipe| all.iter().map(move |m| (m, recipe.clone())));
+    for (number, (model, recipe)) in runs.enumerate() {
+        // An Ampere and a Hopper card in turn.
+        let capability = (8 + (number / 2 % 2) as u32, 0);
+        let Some(emulator) = Emulator::new(capability) else { return };
+        let (cuda, passes) = (Cuda::new(Arc::new(emulator)), passes());
+        let place = Place::of(&cuda).unwrap();
+        let plan = MemoryPlan::new(model, &recipe, &passes, &place).unwrap();
+        cuda.pool().reserve(plan.total() as usize).unwrap();
+
+        let mut decoder = Model::random(model.clone(), 7).copy_to(cuda.clone());
+        if let Some(lora) = &recipe.lora {
+            decoder.attach(lora.clone(), Base::default(), 1);
+        }
+        decoder.set_recompute(plan.recompute);
+        let mut optimizer = trainer::adamw(&decoder, &recipe);
+        let mut gradients = trainer::gradients(&decoder, &recipe);
+        decoder.reserve(passes.room);
+        let state = (&mut optimizer, &mut gradients);
+        run_through(&mut decoder, state, &recipe, &passes).unwrap();
+        assert_eq!(of_card(&cuda), plan.parts, "{recipe:?}");
+        assert_eq!(cuda.pool().top() as u64, plan.total());
+        // Other batches within the room, longer documents and shorter ones.
+        let others = [&[24][..], &[1, 2, 3, 6]].map(batch);
+        let others = Passes { training: others.to_vec(), ..passes };
+        let state = (&mut optimizer, &mut gradients);
+        run_through(&mut decoder, state, &recipe, &others).unwrap();
+        assert_eq!(cuda.pool().allocations(), 0, "{recipe:?}");
+    }
+}
