@@ -100,3 +100,47 @@ fn a_plan_is_what_a_run_takes_to_the_byte_and_its_steps_allocate_nothing() {
         assert_eq!(cuda.pool().allocations(), 0, "{recipe:?}");
     }
 }
+
+/// A published model's shape, and how many parameters transformers counts in it.
+fn published(name: &str) -> (ModelConfig, u64) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/engine/configs.jsonl");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut rows =
+        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let row = rows.find(|row| row["name"] == name).unwrap();
+    let config = ModelConfig::parse(&row["config"].to_string(), Path::new(name)).unwrap();
+    (config, row["parameters"].as_u64().unwrap())
+}
+
+fn plan_of(model: &ModelConfig, recipe: &Recipe) -> MemoryPlan {
+    let passes = Passes::at_most(model, recipe);
+    MemoryPlan::new(model, recipe, &passes, &Place::imagined(141_000_000_000)).unwrap()
+}
+
+fn part(plan: &MemoryPlan, purpose: Use) -> u64 {
+    plan.parts.iter().find(|part| part.0 == purpose).map_or(0, |part| part.1)
+}
+
+#[test]
+fn all_weights_of_an_8b_model_are_tuned_on_one_card_of_141_gb() {
+    let (model, parameters) = published("aya-23-8B");
+    let whole = plan_of(&model, &recipe(|_| {}));
+    // bf16 weights, f32 masters, gradients and two moments: 18 bytes a parameter.
+    let bytes = [(Use::Weights, 2), (Use::Masters, 4), (Use::Gradients, 4), (Use::States, 8)];
+    for (purpose, each) in bytes {
+        assert_eq!(part(&whole, purpose), each * parameters);
+    }
+    assert!(!whole.fits() && whole.recompute == Recompute::Block);
+    let layered = plan_of(
+        &model,
+        &recipe(|config| {
+            (config.optimizer_in_backward, config.clip) = (Some(true), Some(0.0));
+            config.batch_size = Some(4);
+        }),
+    );
+    assert!(layered.fits(), "{layered}");
+    // The tied embedding's, one layer's of the 32 and the last norm's.
+    let (c, v) = (4096, 256_000);
+    let layer = (parameters - v * c - c) / 32;
+    assert_eq!(part(&layered, Use::Gradients), 4 * (v * c + layer + c));
+}
