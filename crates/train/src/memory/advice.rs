@@ -9,6 +9,7 @@ use artifact::text::TextTable;
 use super::{MemoryPlan, Passes, Place, bytes};
 use crate::config::Recipe;
 use crate::model::Recompute;
+use crate::ops::Form;
 use crate::setup::Setup;
 
 /// A run with some settings changed.
@@ -41,7 +42,7 @@ impl Changed {
 
 /// In the order of what they cost: time first, then the order of sums, then what the optimiser
 /// remembers, then what is learnt.
-const CHANGES: [Change; 6] = [
+const CHANGES: [Change; 10] = [
     |run, _| {
         let open = run.recipe.recompute.is_some_and(|level| level != Recompute::Block);
         open.then(|| {
@@ -70,6 +71,24 @@ const CHANGES: [Change; 6] = [
         })?
     },
     |run, _| {
+        let held = run.recipe.lora.is_none() && !run.recipe.optimizer_offload;
+        held.then(|| {
+            run.with("optimizer_offload = true".to_owned(), |run| {
+                run.recipe.optimizer_offload = true;
+            })
+        })?
+    },
+    |run, _| states(run, Form::Bf16, "bf16"),
+    |run, _| states(run, Form::Int8, "int8"),
+    |run, _| {
+        let has_masters = run.recipe.lora.is_none() && run.recipe.master_weights;
+        has_masters.then(|| {
+            run.with("master_weights = false".to_owned(), |run| {
+                run.recipe.master_weights = false;
+            })
+        })?
+    },
+    |run, _| {
         let length = run.sequence_length / 2;
         (length >= 256).then(|| {
             run.with(format!("sequence_length = {length}"), |run| {
@@ -82,6 +101,7 @@ const CHANGES: [Change; 6] = [
             run.with("lora = { rank = 16 }".to_owned(), |run| {
                 run.recipe.lora = crate::lora::LoraConfig::default().resolve().ok();
                 run.recipe.optimizer_in_backward = false;
+                run.recipe.master_weights = true;
             })
         })?
     },
@@ -92,6 +112,15 @@ const CHANGES: [Change; 6] = [
         })?
     },
 ];
+
+/// The optimiser's states in a smaller form than they have.
+fn states(run: &Changed, form: Form, name: &str) -> Option<Changed> {
+    let is_smaller = form.bytes(256) < run.recipe.optimizer_states.bytes(256);
+    if run.recipe.lora.is_some() || run.recipe.optimizer_offload || !is_smaller {
+        return None;
+    }
+    run.with(format!("optimizer_states = \"{name}\""), |run| run.recipe.optimizer_states = form)
+}
 
 /// What each change saves by itself, and the first changes that together make the run fit.
 ///

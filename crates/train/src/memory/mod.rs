@@ -302,7 +302,8 @@ fn rehearse(
     let counter = Arc::new(Counter::new(facts.clone()));
     let cuda = Cuda::new(counter.clone());
     cuda.pool().reserve(1 << 60)?;
-    let mut decoder = Decoder::zeros_as(cuda.clone(), recipe.weights(), model.clone(), recipe.lora.as_ref());
+    let mut decoder =
+        Decoder::zeros_as(cuda.clone(), recipe.weights(), model.clone(), recipe.lora.as_ref());
     decoder.set_recompute(recompute);
     let mut optimizer = trainer::adamw(&decoder, recipe);
     let mut gradients = trainer::gradients(&decoder, recipe);

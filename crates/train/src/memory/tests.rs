@@ -6,6 +6,7 @@ use crate::config::TrainConfig;
 use crate::cuda::emulator::Emulator;
 use crate::lora::LoraConfig;
 use crate::model::{Base, Model};
+use crate::ops::Form;
 
 const HEAD: &str = r#""vocab_size": 32, "hidden_size": 32, "intermediate_size": 32,
     "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
@@ -63,6 +64,13 @@ fn settings() -> Vec<Recipe> {
         config.optimizer_in_backward = Some(true);
         config.clip = Some(0.0);
     }));
+    all.push(recipe(|config| {
+        (config.optimizer_in_backward, config.clip) = (Some(true), Some(0.0));
+        (config.master_weights, config.optimizer_states) = (Some(false), Some(Form::Int8));
+    }));
+    all.push(recipe(|config| {
+        (config.optimizer_offload, config.optimizer_states) = (Some(true), Some(Form::Bf16));
+    }));
     all
 }
 
@@ -80,7 +88,7 @@ fn a_plan_is_what_a_run_takes_to_the_byte_and_its_steps_allocate_nothing() {
         let plan = MemoryPlan::new(model, &recipe, &passes, &place).unwrap();
         cuda.pool().reserve(plan.total() as usize).unwrap();
 
-        let mut decoder = Model::random(model.clone(), 7).copy_to(cuda.clone());
+        let mut decoder = Model::random(model.clone(), 7).copy_as(cuda.clone(), recipe.weights());
         if let Some(lora) = &recipe.lora {
             decoder.attach(lora.clone(), Base::default(), 1);
         }
@@ -143,4 +151,46 @@ fn all_weights_of_an_8b_model_are_tuned_on_one_card_of_141_gb() {
     let (c, v) = (4096, 256_000);
     let layer = (parameters - v * c - c) / 32;
     assert_eq!(part(&layered, Use::Gradients), 4 * (v * c + layer + c));
+}
+
+#[test]
+fn a_35b_model_is_tuned_on_one_card_of_141_gb() {
+    let (model, parameters) = published("aya-23-35B");
+    let adapter = plan_of(
+        &model,
+        &recipe(|config| {
+            config.lora = Some(LoraConfig::default());
+            config.batch_size = Some(16);
+        }),
+    );
+    assert!(adapter.fits(), "{adapter}");
+    // The base in bf16 alone; of each of the 40 layers' seven maps A and B of rank 16, A's of maps with the
+    // same input side by side and B's filled up with zeros to all outputs of those.
+    let (c, f) = (8192, 22_528);
+    let maps = [(c, 3 * c, 3), (c, c, 1), (c, 2 * f, 2), (f, c, 1)];
+    let values: u64 =
+        40 * 16 * maps.iter().map(|(inputs, outputs, maps)| maps * (inputs + outputs)).sum::<u64>();
+    assert_eq!(part(&adapter, Use::Weights), 2 * parameters + 2 * values);
+    assert_eq!(part(&adapter, Use::Masters), 4 * values);
+
+    let full = |states, offload| {
+        plan_of(
+            &model,
+            &recipe(|config| {
+                (config.optimizer_in_backward, config.clip) = (Some(true), Some(0.0));
+                config.master_weights = Some(false);
+                config.batch_size = Some(2);
+                (config.optimizer_states, config.optimizer_offload) = (Some(states), Some(offload));
+            }),
+        )
+    };
+    // Moments of a byte each with a scale for 256: 71 GB beside 70 GB of weights are too much for the card and
+    // stand on the host.
+    let on_card = full(Form::Int8, false);
+    assert!(!on_card.fits());
+    let offloaded = full(Form::Int8, true);
+    assert!(offloaded.fits(), "{offloaded}");
+    assert_eq!(part(&offloaded, Use::Weights), 2 * parameters);
+    assert!(offloaded.host >= 2 * parameters + 8 * parameters / 256);
+    assert!(offloaded.host < 2 * parameters + 8 * parameters / 256 + (1 << 20));
 }
