@@ -46,6 +46,8 @@ pub enum Place {
         facts: Facts,
         /// Bytes that a run can have.
         available: u64,
+        /// The same of the host's, where that is known.
+        host: Option<u64>,
     },
     /// On the processor.
     Processor {
@@ -71,7 +73,8 @@ impl Place {
             memory,
             free: memory,
         };
-        Self::Card { facts, available: memory.saturating_sub(LEFT_TO_THE_DRIVER) }
+        let available = memory.saturating_sub(LEFT_TO_THE_DRIVER);
+        Self::Card { facts, available, host: None }
     }
 
     /// The card of an engine, with what can be had of it now.
@@ -81,7 +84,8 @@ impl Place {
     pub fn of(cuda: &Cuda) -> Result<Self> {
         let had = cuda.driver().free_bytes()? + cuda.pool().idle() as u64;
         let available = had.saturating_sub(LEFT_TO_THE_DRIVER);
-        Ok(Self::Card { facts: cuda.driver().facts().clone(), available })
+        let facts = cuda.driver().facts().clone();
+        Ok(Self::Card { facts, available, host: available_on_host() })
     }
 
     /// The device that a recipe runs on, or a card of so many bytes that is not there.
@@ -323,17 +327,18 @@ fn rehearse(
     })
 }
 
-/// A validation, then a step of each of the training passes.
+/// A validation, then a step of each of the training passes; twice, for what the first steps leave stands in the
+/// way of the second.
 fn run_through(
     decoder: &mut Decoder<Cuda>,
     (optimizer, gradients): (&mut AdamW<Cuda>, &mut Gradients<Cuda>),
     recipe: &Recipe,
     passes: &Passes,
 ) -> Result<()> {
-    if let Some(batch) = &passes.validation {
-        decoder.losses(batch)?;
-    }
-    for batch in &passes.training {
+    for batch in passes.training.iter().cycle().take(2 * passes.training.len()) {
+        if let Some(batch) = &passes.validation {
+            decoder.losses(batch)?;
+        }
         if recipe.optimizer_in_backward {
             optimizer.step_in_backward(decoder, gradients, (batch, 1.0), 0.0)?;
             continue;
@@ -392,6 +397,11 @@ pub fn settle(setup: &Setup, passes: &Passes, place: &Place) -> Result<MemoryPla
                 bytes(plan.available.unwrap_or(0)),
             )))
         }
+        Place::Card { host: Some(host), .. } if plan.host > *host => Err(user(format!(
+            "the run needs {} of page-locked host memory for the optimiser's states, and the system has {}; a smaller optimizer_states takes less\n{plan}",
+            bytes(plan.host),
+            bytes(*host),
+        ))),
         _ => Ok(plan),
     }
 }

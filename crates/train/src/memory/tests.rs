@@ -109,6 +109,91 @@ fn a_plan_is_what_a_run_takes_to_the_byte_and_its_steps_allocate_nothing() {
     }
 }
 
+/// A parallel model with normed heads, and one whose halves are normed before they are added, wide enough for a card.
+fn other_blocks() -> [ModelConfig; 2] {
+    ["cohere_qk_norm", "gemma2"].map(|name| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/engine").join(name);
+        let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for key in ["hidden_size", "intermediate_size", "vocab_size"] {
+            config[key] = 32.into();
+        }
+        config["num_attention_heads"] = 2.into();
+        config["num_key_value_heads"] = 1.into();
+        if config["head_dim"].is_number() {
+            config["head_dim"] = 16.into();
+        }
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            config[key] = 1.into();
+        }
+        ModelConfig::parse(&config.to_string(), &folder).unwrap()
+    })
+}
+
+/// Losses of two steps, the gradients where they stand together, and the weights after them.
+fn two_steps(
+    cuda: &Cuda,
+    model: &ModelConfig,
+    recipe: &Recipe,
+) -> (Vec<Vec<f32>>, Vec<(String, Vec<f32>)>, Vec<(String, Vec<f32>)>) {
+    let mut decoder = Model::random(model.clone(), 7).copy_as(cuda.clone(), recipe.weights());
+    if let Some(lora) = &recipe.lora {
+        decoder.attach(lora.clone(), Base::default(), 1);
+    }
+    decoder.set_recompute(recipe.recompute.unwrap_or_default());
+    let mut optimizer = trainer::adamw(&decoder, recipe);
+    let (mut gradients, batch) = (trainer::gradients(&decoder, recipe), batch(&[8, 4]));
+    let mut losses = Vec::new();
+    for _ in 0..2 {
+        if recipe.optimizer_in_backward {
+            let of = (&batch, 0.1);
+            losses.push(
+                optimizer.step_in_backward(&mut decoder, &mut gradients, of, 1e-2).unwrap().0,
+            );
+        } else {
+            gradients.clear();
+            losses.push(decoder.forward_backward(&batch, 0.1, &mut gradients).unwrap());
+            optimizer.step(&mut decoder, &gradients, 1e-2);
+        }
+    }
+    let named = if recipe.optimizer_in_backward { Vec::new() } else { gradients.named() };
+    let copy: Model = decoder.copy_to(crate::ops::Cpu);
+    let weights = copy.parameters().into_iter();
+    (losses, named, weights.map(|(name, values)| (name.to_owned(), values.to_vec())).collect())
+}
+
+#[test]
+fn what_saves_memory_changes_no_bit_on_a_card() {
+    let all = models().into_iter().chain(other_blocks());
+    for (number, model) in all.enumerate() {
+        let Some(emulator) = Emulator::new((8 + (number % 2) as u32, 0)) else { return };
+        let cuda = Cuda::new(Arc::new(emulator));
+        let same = |changed: Recipe, plain: Recipe| {
+            let (of, expected) =
+                (two_steps(&cuda, &model, &changed), two_steps(&cuda, &model, &plain));
+            assert!(expected.0[0] != expected.0[1], "the weights moved");
+            assert!(of.0 == expected.0 && of.2 == expected.2, "{changed:?}");
+            assert!(changed.optimizer_in_backward || of.1 == expected.1, "{changed:?}");
+        };
+        let level = |level| recipe(|config| config.recompute = Some(level));
+        same(level(Recompute::Internals), level(Recompute::None));
+        same(level(Recompute::Block), level(Recompute::None));
+        let adapter = |level| {
+            recipe(|config| {
+                config.recompute = Some(level);
+                config.lora = Some(LoraConfig { rank: 8, ..LoraConfig::default() });
+            })
+        };
+        same(adapter(Recompute::Block), adapter(Recompute::None));
+        let in_backward = |is_set| {
+            recipe(|config| {
+                (config.optimizer_in_backward, config.clip) = (Some(is_set), Some(0.0));
+            })
+        };
+        same(in_backward(true), in_backward(false));
+    }
+}
+
 /// A published model's shape, and how many parameters transformers counts in it.
 fn published(name: &str) -> (ModelConfig, u64) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/engine/configs.jsonl");
@@ -191,6 +276,6 @@ fn a_35b_model_is_tuned_on_one_card_of_141_gb() {
     let offloaded = full(Form::Int8, true);
     assert!(offloaded.fits(), "{offloaded}");
     assert_eq!(part(&offloaded, Use::Weights), 2 * parameters);
-    assert!(offloaded.host >= 2 * parameters + 8 * parameters / 256);
-    assert!(offloaded.host < 2 * parameters + 8 * parameters / 256 + (1 << 20));
+    let by_hand = (2 * parameters + 8 * parameters / 256) as f64;
+    assert!((offloaded.host as f64 / by_hand - 1.0).abs() < 1e-3, "{offloaded}");
 }
