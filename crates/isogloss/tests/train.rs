@@ -154,6 +154,11 @@ fn a_dry_run_tells_what_the_steps_would_be_made_of_and_writes_nothing() {
     for lang in ["en", "es"] {
         assert!(said.lines().any(|line| line.contains(lang) && line.contains("12")), "{said}");
     }
+    for row in ["weights", "optimiser states", "activations", "recompute none"] {
+        assert!(said.contains(row), "{said}");
+    }
+    let message = place.run(&format!("{line} --memory lots")).user_error();
+    assert!(message.contains("141GB"), "{message}");
     let names = || std::fs::read_dir(place.path(".")).expect("a folder").count();
     let before = names();
     place.run(&line).ok();

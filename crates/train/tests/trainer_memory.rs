@@ -72,10 +72,11 @@ fn a_card_that_is_not_there_is_planned_for_without_weights() {
     let of = |purpose| memory.parts.iter().find(|part| part.0 == purpose).map_or(0, |part| part.1);
     assert!(memory.fits());
     assert_eq!(memory.recompute, Recompute::None);
-    // bf16, f32 and f32 twice.
+    // bf16, f32 and f32 twice, of which each moment of a tensor begins at a multiple of 256 bytes.
     assert_eq!(of(Use::Masters), 2 * of(Use::Weights));
-    assert_eq!(of(Use::States), 2 * of(Use::Gradients));
     assert_eq!(of(Use::Gradients), 2 * of(Use::Weights));
+    let states = 2 * of(Use::Gradients);
+    assert!((states..states + states / 50).contains(&of(Use::States)), "{memory}");
     let table = planned.to_string();
     for row in ["weights", "optimiser states", "activations", "in all", "free"] {
         assert!(table.contains(row), "{table}");
