@@ -148,7 +148,7 @@ pub fn run(
             // The other ranks make again what this one does.
             let config = &TrainConfig { recompute: setup.recipe.recompute, ..config.clone() };
             let on = (cuda.clone(), &shared.on_card);
-            run_on(on, (setup, means), base, shared, (config, lead), (out, ctx), load)
+            run_on(on, (setup, means), base, shared, (config, lead.clone()), (out, ctx), load)
         }
     }
 }

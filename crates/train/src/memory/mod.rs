@@ -24,11 +24,10 @@ use crate::cuda::memory::Use;
 use crate::cuda::{Counter, Cuda};
 use crate::data::Dataset;
 use crate::device::Opened;
-use crate::model::{Batch, Decoder, Gradients, ModelConfig, Recompute, Room};
+use crate::model::{Batch, Decoder, ModelConfig, Recompute, Room};
 use crate::ops::Backend as _;
-use crate::optimizer::AdamW;
+use crate::parallel::engine::Engine;
 use crate::setup::Setup;
-use crate::trainer;
 
 /// Bytes of a card that a run leaves alone: the driver takes some for the kernels' code as they are
 /// loaded.
@@ -96,7 +95,7 @@ impl Place {
         if let Some(bytes) = card {
             return Ok(Self::imagined(bytes));
         }
-        match recipe.device.open(ctx)? {
+        match recipe.device.open(0, ctx)? {
             Opened::Cpu => Ok(Self::processor()),
             Opened::Cuda(cuda) => Self::of(&cuda),
         }
@@ -306,14 +305,13 @@ fn rehearse(
     let counter = Arc::new(Counter::new(facts.clone()));
     let cuda = Cuda::new(counter.clone());
     cuda.pool().reserve(1 << 60)?;
-    let mut decoder =
+    let recipe = Recipe { recompute: Some(recompute), ..recipe.clone() };
+    let decoder =
         Decoder::zeros_as(cuda.clone(), recipe.weights(), model.clone(), recipe.lora.as_ref());
-    decoder.set_recompute(recompute);
-    let mut optimizer = trainer::adamw(&decoder, recipe);
-    let mut gradients = trainer::gradients(&decoder, recipe);
-    decoder.reserve(passes.room);
+    let mut engine = Engine::rehearsal(decoder, &recipe)?;
+    engine.model.reserve(passes.room);
     if on_card {
-        run_through(&mut decoder, (&mut optimizer, &mut gradients), recipe, passes)?;
+        run_through(&mut engine, &recipe, passes)?;
     }
     cuda.check()?;
     let parts = if on_card { of_card(&cuda) } else { of_processor(&cuda) };
@@ -329,24 +327,17 @@ fn rehearse(
 
 /// A validation, then a step of each of the training passes; twice, for what the first steps leave stands in the
 /// way of the second.
-fn run_through(
-    decoder: &mut Decoder<Cuda>,
-    (optimizer, gradients): (&mut AdamW<Cuda>, &mut Gradients<Cuda>),
-    recipe: &Recipe,
-    passes: &Passes,
-) -> Result<()> {
+fn run_through(engine: &mut Engine<Cuda>, recipe: &Recipe, passes: &Passes) -> Result<()> {
     for batch in passes.training.iter().cycle().take(2 * passes.training.len()) {
         if let Some(batch) = &passes.validation {
-            decoder.losses(batch)?;
+            engine.losses(std::slice::from_ref(batch), || ())?;
         }
         if recipe.optimizer_in_backward {
-            optimizer.step_in_backward(decoder, gradients, (batch, 1.0), 0.0)?;
-            continue;
+            engine.step_in_backward(batch, 1.0, 0.0)?;
+        } else {
+            engine.gradients(std::slice::from_ref(batch), 1.0)?;
+            engine.update(1.0, 0.0)?;
         }
-        gradients.clear();
-        decoder.forward_backward(batch, 1.0, gradients)?;
-        let _norm = gradients.global_norm();
-        optimizer.step(decoder, gradients, 0.0);
     }
     Ok(())
 }
