@@ -137,6 +137,37 @@ fn fetched(
     Ok(snapshot.folder)
 }
 
+/// The files that paths of data name: those of an address once they are fetched, else the path itself.
+pub fn data_files(paths: &[PathBuf], ctx: &Context) -> Result<Vec<PathBuf>> {
+    let (remote, mut snapshots) = (Remote::default(), Vec::new());
+    let mut files = Vec::new();
+    for path in paths {
+        match is_address(path) {
+            true => files.extend(
+                remote
+                    .places(&path.to_string_lossy(), &mut snapshots)?
+                    .into_iter()
+                    .map(PathBuf::from),
+            ),
+            false => files.push(path.clone()),
+        }
+    }
+    snapshots.iter().try_for_each(|snapshot| remote.fetch(snapshot, ctx))?;
+    Ok(files)
+}
+
+/// The same where one file is needed.
+pub fn data_file(path: &Path, ctx: &Context) -> Result<PathBuf> {
+    match &data_files(&[path.to_owned()], ctx)?[..] {
+        [file] => Ok(file.clone()),
+        files => bail_user!(
+            "{}: this is {} files, where one is needed; name it",
+            path.display(),
+            files.len()
+        ),
+    }
+}
+
 /// Takes what the sources name on the Hub, and puts the local places in.
 pub fn fetch_sources(sources: &mut [Source], ctx: &Context) -> Result<()> {
     let remote = Remote::default();

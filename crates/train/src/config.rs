@@ -6,19 +6,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use artifact::{bail_user, error::user};
+use artifact::bail_user;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::{
     device::Device,
+    init::InitConfig,
     lora::{self, LoraConfig},
-    model::{Dtype, ModelConfig, Recompute, adapter::Lora},
+    model::{Dtype, Recompute, adapter::Lora},
     ops::{Form, Kind},
     optimizer::Policy,
     schedule::{Schedule, Warmup},
-    tokenizer::Tokenizer,
 };
 
 /// Named sets of defaults.
@@ -490,106 +489,11 @@ pub struct TrainData {
     pub validation: Option<PathBuf>,
 }
 
-/// The shape of a new model, in the field names of Hugging Face's `config.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct InitConfig {
-    /// Family: "llama" (default) or "qwen2".
-    #[serde(default = "llama")]
-    pub model_type: String,
-    /// Channels.
-    pub hidden_size: usize,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key/value heads; default: as many as query heads.
-    pub num_key_value_heads: Option<usize>,
-    /// Width of the feed-forward layer; default: 8/3 of `hidden_size`, rounded up to a multiple of 32.
-    pub intermediate_size: Option<usize>,
-    /// Context in tokens. Default 2048.
-    #[serde(default = "context")]
-    pub max_position_embeddings: usize,
-    /// Base of the rotary frequencies. Default 10000.
-    #[serde(default = "rope_theta")]
-    pub rope_theta: f64,
-    /// Epsilon of the norms. Default 1e-6.
-    #[serde(default = "norm_eps")]
-    pub rms_norm_eps: f64,
-    /// Share the embedding with the output head. Default true.
-    #[serde(default = "yes")]
-    pub tie_word_embeddings: bool,
-    /// Standard deviation of the random weights. Default 0.02.
-    #[serde(default = "spread")]
-    pub initializer_range: f64,
-    /// Rows of the embedding; default: the tokenizer's size, rounded up to a multiple of 64.
-    pub vocab_size: Option<usize>,
-}
-
-fn llama() -> String {
-    "llama".to_owned()
-}
-fn context() -> usize {
-    2048
-}
-fn rope_theta() -> f64 {
-    10_000.0
-}
-fn norm_eps() -> f64 {
-    1e-6
-}
-fn yes() -> bool {
-    true
-}
-fn spread() -> f64 {
-    0.02
-}
-
-impl InitConfig {
-    /// Reads a TOML file, or a JSON file of the same keys (`.json`).
-    pub fn load(path: &Path) -> Result<Self> {
-        if path.extension().is_some_and(|extension| extension == "json") {
-            let file = std::io::BufReader::new(artifact::error::open_input(path)?);
-            return serde_json::from_reader(file)
-                .map_err(|error| user(format!("{}: {error}", path.display())));
-        }
-        artifact::config::load_toml(path)
-    }
-
-    /// The config of a new model for a tokenizer.
-    pub fn model_config(&self, tokenizer: &Tokenizer) -> Result<ModelConfig> {
-        let architecture = match self.model_type.as_str() {
-            "llama" => "LlamaForCausalLM",
-            "qwen2" => "Qwen2ForCausalLM",
-            other => {
-                bail_user!("init.model_type is \"{other}\"; new models are \"llama\" or \"qwen2\"")
-            }
-        };
-        let Value::Object(mut fields) = json!(self) else {
-            unreachable!("a struct serialises to an object")
-        };
-        let mut set = |key: &str, value: Value| {
-            let unset = fields.get(key).is_none_or(Value::is_null);
-            if unset {
-                fields.insert(key.to_owned(), value);
-            }
-        };
-        set("architectures", json!([architecture]));
-        set("hidden_act", json!("silu"));
-        set("num_key_value_heads", json!(self.num_attention_heads));
-        set("intermediate_size", json!((self.hidden_size * 8).div_ceil(3).next_multiple_of(32)));
-        set("vocab_size", json!(tokenizer.size().next_multiple_of(64)));
-        for (key, name) in [("bos_token_id", "bos_token"), ("eos_token_id", "eos_token")] {
-            set(key, json!(tokenizer.named_id(name)));
-        }
-        ModelConfig::parse(&Value::Object(fields).to_string(), Path::new("[model.init]"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use artifact::error::is_user;
+    use serde_json::json;
 
     fn parse(text: &str) -> Result<TrainConfig> {
         artifact::config::from_toml(text, Path::new("train.toml"))

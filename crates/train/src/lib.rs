@@ -22,6 +22,7 @@ pub mod encodings;
 pub mod export;
 pub mod flops;
 pub mod generate;
+pub mod init;
 pub mod lora;
 pub mod memory;
 pub mod merge;
@@ -41,8 +42,9 @@ pub mod tokenizer;
 pub mod trainer;
 
 pub use bpe::{TokenizerConfig, train_tokenizer};
-pub use config::{BaseModel, InitConfig, TrainConfig, TrainData};
+pub use config::{BaseModel, TrainConfig, TrainData};
 pub use generate::{GenerateConfig, RunLabels, generate};
+pub use init::InitConfig;
 pub use merge::merge;
 pub use shared::Shared;
 pub use trainer::{plan, run};

@@ -17,7 +17,10 @@ use crate::{
     config::{BaseModel, Objective, Recipe, TrainConfig, TrainData},
     data::{Counts, Dataset, Split},
     encodings::Encoding,
-    model::{ModelConfig, peft::is_adapter},
+    model::{
+        ModelConfig,
+        peft::{self, is_adapter},
+    },
     schedule::LearningRate,
     shared::{Shared, SharedEncoder},
 };
@@ -64,7 +67,7 @@ impl Setup {
     ) -> Result<Self> {
         let recipe = config.resolve()?;
         check_base(base, recipe.lora.is_some())?;
-        let encoder = shared.encoder(base.tokenizer())?;
+        let encoder = shared.encoder(&peft::tokenizer_folder(base.tokenizer())?)?;
         let model = match base {
             BaseModel::Weights(folder) => ModelConfig::load(folder)?,
             BaseModel::Random { init, .. } => init.model_config(&encoder.encoder.tokenizer)?,
@@ -163,8 +166,9 @@ fn check_base(base: &BaseModel, lora: bool) -> Result<()> {
         BaseModel::Random { .. } if lora => bail_user!(
             "train.lora needs a base model with weights (a path): beside random ones an adapter has nothing to adapt"
         ),
-        BaseModel::Weights(folder) if is_adapter(folder) => bail_user!(
-            "{}: the base model is an adapter; make a whole model of it with `isogloss merge {} --out DIR` and train that",
+        BaseModel::Weights(folder) if lora && is_adapter(folder) => bail_user!(
+            "{}: the base model is an adapter, and beside it another one would have no folder to name as its base; make \
+             a whole model of it with `isogloss merge {} --out DIR` and train that",
             folder.display(),
             folder.display()
         ),

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use artifact::hash::{files_below, hash_bytes, hash_file};
+use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -19,7 +20,11 @@ use crate::{
     encoder::Encoder,
     encodings::Rows,
     export::TOKENIZER_FILES,
-    model::{Meeting, Model, adapter::Lora},
+    model::{
+        Meeting, Model,
+        adapter::Lora,
+        peft::{base_folder, is_adapter},
+    },
     ops::{Backend, Cpu, Kind},
     parallel::Ranks,
 };
@@ -157,10 +162,12 @@ impl Shared {
         if let Some(known) = bases.get(folder).filter(|known| known.stamps == stamps) {
             return Ok(Arc::clone(known));
         }
+        let hashes: Vec<String> =
+            files.par_iter().map(|file| hash_file(file)).collect::<Result<_>>()?;
         let mut identity = Map::new();
-        for file in &files {
+        for (file, hash) in files.iter().zip(hashes) {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            identity.insert(name, json!(hash_file(file)?));
+            identity.insert(name, json!(hash));
         }
         let loaded = Arc::new(Base { stamps, identity, model: Mutex::default() });
         bases.insert(folder.to_owned(), Arc::clone(&loaded));
@@ -186,7 +193,12 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let is_weights =
         |file: &PathBuf| file.extension().is_some_and(|extension| extension == "safetensors");
-    Ok(files_below(folder)?.into_iter().filter(is_weights).collect())
+    let mut files: Vec<PathBuf> = files_below(folder)?.into_iter().filter(is_weights).collect();
+    if is_adapter(folder) {
+        // It is merged into its base when it is read.
+        files.extend(weight_files(&base_folder(folder)?)?);
+    }
+    Ok(files)
 }
 
 fn stamp(file: &Path) -> Result<String> {

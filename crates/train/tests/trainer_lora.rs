@@ -62,10 +62,29 @@ fn the_base_of_an_adapter_is_whole_and_stays_the_same() {
     let whole = trained_base(&bench);
     bench.run_from(&whole, "one", &format!("{SETTINGS}{LORA}")).unwrap();
     let adapter = BaseModel::Weights(bench.out("one").join("model"));
-    let error = bench.run_from(&adapter, "two", SETTINGS).unwrap_err();
+    let error = bench.run_from(&adapter, "two", &format!("{SETTINGS}{LORA}")).unwrap_err();
     assert!(is_user(&error) && error.to_string().contains("isogloss merge"), "{error}");
     // Other weights in the base's place.
     bench.run("base", "steps = 3\nbatch_size = 8").unwrap();
     let error = Model::load(&bench.out("one").join("model")).err().expect("must be refused");
     assert!(is_user(&error) && error.to_string().contains("other weights"), "{error:#}");
+}
+
+#[test]
+fn full_tuning_from_an_adapters_folder_is_that_of_the_merged_model() {
+    let bench = Bench::new(&sums(24), 0);
+    let base = trained_base(&bench);
+    bench.run_from(&base, "one", &format!("{SETTINGS}{LORA}")).unwrap();
+    let (adapter, merged) = (bench.out("one").join("model"), bench.out("merged"));
+    train::merge(&adapter, None, train::model::Dtype::F32, &merged).unwrap();
+    // As PEFT writes it: without a tokenizer, which is then the base's.
+    for name in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
+        fs::remove_file(adapter.join(name)).unwrap();
+    }
+    for (name, folder) in [("direct", &adapter), ("by-merge", &merged)] {
+        bench.run_from(&BaseModel::Weights(folder.clone()), name, SETTINGS).unwrap();
+    }
+    let weights = |name: &str| fs::read(bench.out(name).join("model/model.safetensors")).unwrap();
+    assert!(weights("direct") == weights("by-merge"));
+    assert!(bench.out("direct").join("model/tokenizer.json").exists());
 }

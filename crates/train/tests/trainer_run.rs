@@ -317,3 +317,33 @@ fn a_model_smaller_than_its_tokenizer_is_refused_before_any_step() {
     let missing = BaseModel::Weights(fixture("no-such-model"));
     assert!(is_user(&bench.run_from(&missing, "out", "").unwrap_err()));
 }
+
+#[test]
+fn a_new_model_may_be_of_any_family() {
+    let bench = Bench::new(&sums(8), 0);
+    let families = ["llama", "mistral", "qwen2", "qwen3", "cohere", "cohere2", "gemma2", "gemma3"];
+    for family in families {
+        let BaseModel::Random { mut init, tokenizer, seed } = base() else { unreachable!() };
+        init.model_type = family.to_owned();
+        let base = BaseModel::Random { init, tokenizer, seed };
+        let summary = bench.run_from(&base, family, "steps = 2").unwrap();
+        // The first loss of small random weights is near that of a uniform guess.
+        let folder = bench.out(family).join("model");
+        let loaded = Model::load(&folder).unwrap();
+        let uniform = (loaded.config().vocab_size as f64).ln();
+        assert!((summary.loss.unwrap() - uniform).abs() < 0.5, "{family}: {:?}", summary.loss);
+        assert_eq!(loaded.config().head_dim, 8, "{family}: 32 channels, 4 heads");
+        let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        assert!(config.contains(&format!("\"{}", family)), "{config}");
+    }
+}
+
+#[test]
+fn a_family_that_is_none_names_the_nearest() {
+    let bench = Bench::new(&sums(4), 0);
+    let BaseModel::Random { mut init, tokenizer, seed } = base() else { unreachable!() };
+    init.model_type = "quen3".to_owned();
+    let base = BaseModel::Random { init, tokenizer, seed };
+    let error = bench.run_from(&base, "out", "").unwrap_err();
+    assert!(is_user(&error) && error.to_string().contains("(\"qwen3\"?)"), "{error}");
+}

@@ -12,6 +12,7 @@ use language::Accuracy;
 
 use super::files::{Output, publish, set, settings, table, tables};
 use super::train::choice;
+use crate::remote::{data_file, data_files};
 
 const USES: &str = "\
 Examples:
@@ -38,7 +39,7 @@ fn long_help() -> String {
 #[command(after_help = USES, after_long_help = long_help())]
 pub struct Args {
     /// Generations: Parquet, JSONL or CSV (also .gz, .zst); samples_*.jsonl of lm-evaluation-harness; or the folder of generate's
-    /// output.
+    /// output. A path, or hf://datasets/owner/name/FILE.
     #[arg(required = true)]
     generations: Vec<PathBuf>,
 
@@ -95,11 +96,12 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     config.task = args.task.or(config.task);
     config.lang = args.lang.or(config.lang);
     config.mecab = args.mecab.or(config.mecab);
-    config.prompts = args.prompts.map(|path| table(&path, &[&EXAMPLES]));
+    let prompts = args.prompts.map(|path| data_file(&path, ctx)).transpose()?;
+    config.prompts = prompts.map(|path| table(&path, &[&EXAMPLES]));
     if !args.metrics.is_empty() {
         config.metrics = args.metrics;
     }
-    let generations = tables(&args.generations, &GENERATIONS);
+    let generations = tables(&data_files(&args.generations, ctx)?, &GENERATIONS);
     let output =
         Output { out: &args.out, stage: "eval", main: Some("scores.parquet"), resume: false };
     publish(&output, ctx, |out| ::eval::run(&config, &generations, out, ctx))

@@ -13,7 +13,7 @@ use clap::Args as ClapArgs;
 use serde_json::Value;
 
 use super::files::{Input, Output, publish, set, settings};
-use crate::remote::model_folder;
+use crate::remote::{data_file, model_folder};
 
 /// Answers prompts with a model.
 ///
@@ -112,7 +112,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let mixture_id = args.mixture_id.as_deref();
     let labels = RunLabels { run_id: &run_id, mixture_id, factors: &factors };
     let model = model_folder(&args.model, ctx)?;
-    let data = Input::open(&args.data, &[&EXAMPLES])?;
+    let data = Input::open(&data_file(&args.data, ctx)?, &[&EXAMPLES])?;
     let output = Output {
         out: &args.out,
         stage: "generate",

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use ::train::encoder::{Encoder, Tokens};
+use ::train::model::peft::tokenizer_folder;
 use anyhow::{Context as _, Result};
 use artifact::example::{frame_to_examples, messages_of};
 use artifact::parquet::{read_columns, row_groups};
@@ -36,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 3)]
     rows: usize,
 
-    /// A model folder, whose tokenizer and chat template turn rows into tokens.
+    /// A model folder, whose tokenizer and chat template turn rows into tokens; an adapter's, or its base's.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 }
@@ -161,7 +162,7 @@ fn tokens(frame: &DataFrame, schema: Option<&Schema>, model: &Path, file: &Path)
     if !is_conversations(schema) {
         bail_user!("{}: --model needs examples or a mixture, for their messages", file.display());
     }
-    let encoder = Encoder::load(model)?;
+    let encoder = Encoder::load(&tokenizer_folder(model)?)?;
     let colours = colours(std::io::stdout().is_terminal(), std::env::var_os("NO_COLOR"));
     for example in frame_to_examples(frame)? {
         let Example { example_id, lang, messages, .. } = &example;

@@ -16,7 +16,7 @@ use serde::de::value::{Error, StrDeserializer};
 use super::files::{Input, Output, publish, settings};
 use super::worker;
 use crate::console::print;
-use crate::remote::{model_folder, outline_folder, tokenizer_folder};
+use crate::remote::{data_file, model_folder, outline_folder, tokenizer_folder};
 
 /// Trains a model on a mixture.
 ///
@@ -45,7 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
 
-    /// mixture.parquet, or examples, whose train split is taken (`-`: Arrow IPC stream on stdin).
+    /// mixture.parquet, or examples, whose train split is taken (`-`: Arrow IPC stream on stdin); a path, or
+    /// hf://datasets/owner/name/FILE.
     #[arg(long, value_name = "MIXTURE")]
     data: PathBuf,
 
@@ -198,8 +199,9 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         (Some(model), ..) => BaseModel::Weights(model_folder(&model, ctx)?),
         _ => artifact::bail_user!("give --model DIR, or --init FILE with --tokenizer DIR"),
     };
-    let train = Input::own(&args.data, &[&MIXTURE, &EXAMPLES])?;
-    let validation = args.validation.map(|path| Input::own(&path, &[&EXAMPLES])).transpose()?;
+    let train = Input::own(&data_file(&args.data, ctx)?, &[&MIXTURE, &EXAMPLES])?;
+    let validation = args.validation.map(|path| data_file(&path, ctx)).transpose()?;
+    let validation = validation.map(|path| Input::own(&path, &[&EXAMPLES])).transpose()?;
     let data = TrainData {
         train: train.path.clone(),
         validation: validation.as_ref().map(|input| input.path.clone()),

@@ -105,6 +105,31 @@ fn a_study_on_the_hubs_model_and_data_is_done_once_and_again_when_they_change() 
     run("ingest hf://datasets/own/rows/data --task math --out e", "0").ok();
     run("generate --model hf://own/tiny --data e --out g --max-new-tokens 2", "0").ok();
     assert!(place.path("g/generations.parquet").exists());
+    // Data of ours on the Hub, for every stage that reads them.
+    let mut ours = files(&place.path("e"));
+    ours.extend(files(&place.path("g")));
+    repos.lock().unwrap().insert("datasets/own/tables", ("t1".into(), ours));
+    let (tables, steps) = ("hf://datasets/own/tables", "--steps 1 --batch-size 4 --device cpu");
+    run(
+        &format!("train --model hf://own/tiny --data {tables}/examples.parquet {steps} --out t"),
+        "0",
+    )
+    .ok();
+    let line = "generate --model hf://own/tiny --max-new-tokens 2 --data";
+    run(&format!("{line} {tables}/examples.parquet --out g0"), "0").ok();
+    assert!(
+        files(&place.path("g0"))["generations.parquet"]
+            == files(&place.path("g"))["generations.parquet"]
+    );
+    run(&format!("eval {tables}/generations.parquet --out s"), "0").ok();
+    repos.lock().unwrap().insert("datasets/own/scores", ("s1".into(), files(&place.path("s"))));
+    // It is read, and found to hold nothing that a report could be on: these answers name no n.
+    let line = "report hf://datasets/own/scores/scores.parquet --draws 100 --out r";
+    let message = run(line, "0").user_error();
+    assert!(message.contains("rows have no n"), "{message}");
+    let message =
+        run(&format!("generate --model hf://own/tiny --data {tables} --out h"), "0").user_error();
+    assert!(message.contains("files, where one is needed"), "{message}");
     // Two that need the same files at once.
     let start = |out: &str| {
         let line =

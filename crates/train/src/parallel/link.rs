@@ -23,6 +23,12 @@ const GREETING: Duration = Duration::from_secs(10);
 /// Bytes of a greeting, at most.
 const GREETING_BYTES: usize = 4096;
 
+/// A connection's failure, in words alone: whose chain of causes has a closed pipe is taken for one that writes to a
+/// reader who has seen enough, which is no failure.
+fn plain(error: std::io::Error) -> anyhow::Error {
+    anyhow!("{error}")
+}
+
 /// A connection for messages.
 pub struct Wire(TcpStream);
 
@@ -39,8 +45,8 @@ impl Wire {
         head.extend((text.len() as u64).to_le_bytes());
         head.extend((floats.len() as u64).to_le_bytes());
         head.extend(text);
-        (&self.0).write_all(&head)?;
-        Ok((&self.0).write_all(bytes_of(floats))?)
+        (&self.0).write_all(&head).map_err(plain)?;
+        (&self.0).write_all(bytes_of(floats)).map_err(plain)
     }
 
     /// Waits for a message.
@@ -50,13 +56,13 @@ impl Wire {
 
     fn receive_within<T: DeserializeOwned>(&self, most: usize) -> Result<(T, Vec<f32>)> {
         let mut head = [[0; 8]; 2];
-        (&self.0).read_exact(head.as_flattened_mut())?;
+        (&self.0).read_exact(head.as_flattened_mut()).map_err(plain)?;
         let [text, floats] = head.map(|bytes| u64::from_le_bytes(bytes) as usize);
         ensure!(text.saturating_add(floats) <= most, "a message of {text} bytes");
         let mut bytes = Vec::new();
-        (&self.0).take(text as u64).read_to_end(&mut bytes)?;
+        (&self.0).take(text as u64).read_to_end(&mut bytes).map_err(plain)?;
         let mut values = vec![0.0; floats];
-        (&self.0).read_exact(bytes_of_mut(&mut values))?;
+        (&self.0).read_exact(bytes_of_mut(&mut values)).map_err(plain)?;
         Ok((serde_json::from_slice(&bytes)?, values))
     }
 
@@ -119,7 +125,7 @@ impl Mesh {
     /// If it is gone.
     pub fn send(&self, to: usize, bytes: &[u8]) -> Result<()> {
         let sent = self.peer(to)?.write_all(bytes);
-        sent.map_err(|error| anyhow!(error).context(format!("rank {to} is gone")))
+        sent.map_err(|error| plain(error).context(format!("rank {to} is gone")))
     }
 
     /// Receives bytes from a rank.
@@ -128,7 +134,7 @@ impl Mesh {
     /// If it is gone.
     pub fn receive(&self, from: usize, bytes: &mut [u8]) -> Result<()> {
         let read = self.peer(from)?.read_exact(bytes);
-        read.map_err(|error| anyhow!(error).context(format!("rank {from} is gone")))
+        read.map_err(|error| plain(error).context(format!("rank {from} is gone")))
     }
 }
 

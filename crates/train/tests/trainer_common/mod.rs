@@ -85,6 +85,8 @@ pub fn base() -> BaseModel {
         num_hidden_layers: 2,
         num_attention_heads: 4,
         num_key_value_heads: Some(2),
+        head_dim: None,
+        sliding_window: None,
         intermediate_size: Some(48),
         max_position_embeddings: 128,
         rope_theta: 10_000.0,

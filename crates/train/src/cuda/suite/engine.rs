@@ -10,8 +10,9 @@ use artifact::{Context, Example, Message, MixtureRow};
 use serde_json::{Value, json};
 
 use super::Lab;
-use crate::config::{BaseModel, InitConfig, TrainConfig, TrainData};
+use crate::config::{BaseModel, TrainConfig, TrainData};
 use crate::cuda::Cuda;
+use crate::init::InitConfig;
 use crate::model::adapter::{Lora, Target};
 use crate::model::{Base, Batch, Decoder, Gradients, KvCache, Model, ModelConfig};
 use crate::ops::sample::Choice;
@@ -310,6 +311,8 @@ pub(super) fn trainer(lab: &mut Lab<'_>) -> Result<()> {
         num_hidden_layers: 2,
         num_attention_heads: 4,
         num_key_value_heads: Some(2),
+        head_dim: None,
+        sliding_window: None,
         intermediate_size: Some(2 * width),
         max_position_embeddings: 256,
         rope_theta: 10_000.0,
