@@ -4,7 +4,7 @@
 //!
 //! The bits are a function of (seed, step, tensor, element): Philox 4x32-10 (Salmon et al. 2011,
 //! Parallel random numbers: as easy as 1, 2, 3) on these numbers, so that neither threads, nor the
-//! order of tensors, nor a resume can change them. `kernels/adamw.cuh` is the card's twin.
+//! order of tensors, nor a resume can change them. `kernels/adamw.cu` is the card's twin.
 
 use half::bf16;
 
