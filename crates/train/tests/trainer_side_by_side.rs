@@ -105,7 +105,7 @@ fn batch(lengths: &[usize], seed: usize) -> Batch {
     Batch {
         tokens: (0..rows).map(|i| ((i * 7 + seed) % 50) as u32).collect(),
         targets: (0..rows)
-            .map(|i| if (i + seed) % 3 == 0 { -1 } else { ((i * 11 + seed) % 50) as i32 })
+            .map(|i| if (i + seed).is_multiple_of(3) { -1 } else { ((i * 11 + seed) % 50) as i32 })
             .collect(),
         documents: std::iter::once(0).chain(ends).collect(),
     }

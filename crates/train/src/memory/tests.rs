@@ -31,8 +31,9 @@ fn batch(lengths: &[usize]) -> Batch {
     let rows: usize = lengths.iter().sum();
     let mut batch = Batch { documents: vec![0], ..Batch::default() };
     batch.tokens = (0..rows).map(|i| ((i * 37 + 11) % 32) as u32).collect();
-    batch.targets =
-        (0..rows).map(|i| if i % 3 == 0 { -1 } else { ((i * 53 + 7) % 32) as i32 }).collect();
+    batch.targets = (0..rows)
+        .map(|i| if i.is_multiple_of(3) { -1 } else { ((i * 53 + 7) % 32) as i32 })
+        .collect();
     let ends = lengths.iter().scan(0, |end, len| {
         *end += *len as u32;
         Some(*end)
