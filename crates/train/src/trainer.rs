@@ -118,6 +118,7 @@ pub fn run(
     out: &Path,
     ctx: &Context,
 ) -> Result<Summary> {
+    let config = &shared.ranks.settings(config);
     let mut setup = Setup::new(config, base, data, shared, (Purpose::Training, ctx))?;
     let lead = shared.ranks.lead(setup.recipe.ranks, ctx)?;
     let _turn = lead.as_ref().map(|lead| lead.turn());
@@ -145,8 +146,6 @@ pub fn run(
         Opened::Cuda(cuda) => {
             let means = means_on_card(&cuda, &mut setup, ctx)?;
             let load = |kind, folder: &Path| Decoder::load_as(cuda.clone(), kind, folder);
-            // The other ranks make again what this one does.
-            let config = &TrainConfig { recompute: setup.recipe.recompute, ..config.clone() };
             let on = (cuda.clone(), &shared.on_card);
             run_on(on, (setup, means), base, shared, (config, lead.clone()), (out, ctx), load)
         }

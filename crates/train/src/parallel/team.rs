@@ -59,6 +59,13 @@ impl Ranks {
         Ok(Self { world: Some(world), lead, ..Self::default() })
     }
 
+    /// The settings of a run, with as many ranks as the environment says where they say nothing.
+    #[must_use]
+    pub fn settings(&self, config: &TrainConfig) -> TrainConfig {
+        let of_world = self.world.as_ref().map(|world| world.size);
+        TrainConfig { ranks: config.ranks.or(of_world), ..config.clone() }
+    }
+
     /// The other ranks of a run that asks for `size`, none for 1. They are started where they are not there yet, or
     /// no longer fit to be used.
     ///
@@ -67,7 +74,7 @@ impl Ranks {
     pub fn lead(&self, size: usize, ctx: &Context) -> Result<Option<Arc<Lead>>> {
         let mut held = self.lead.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(world) = &self.world {
-            if size > 1 && size != world.size {
+            if size != world.size {
                 bail_user!("{size} ranks are asked for, but WORLD_SIZE is {}", world.size);
             }
             let Some(lead) = held.as_ref().filter(|lead| !lead.is_broken()) else {
@@ -231,7 +238,8 @@ impl<B: Connect> Team<B> {
         let engine = lead.together(|| {
             let meeting = model.backend().meeting(ctx)?;
             let job = Job {
-                config: config.clone(),
+                // What was settled by this rank's memory is settled for all.
+                config: TrainConfig { recompute: recipe.recompute, ..config.clone() },
                 model: model.config().to_json(),
                 on_card: B::ON_CARD,
                 meeting: meeting.clone(),
