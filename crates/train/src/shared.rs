@@ -46,8 +46,11 @@ pub struct Shared {
     pub(crate) ranks: Ranks,
 }
 
-/// Where runs meet that are under way, by base model and shape of the adapter.
-pub(crate) struct Meetings<B: Backend>(Mutex<BTreeMap<(PathBuf, String), Weak<Meeting<B>>>>);
+/// Where runs meet that are under way.
+pub(crate) struct Meetings<B: Backend>(Mutex<MeetingPlaces<B>>);
+
+/// By base model and shape of the adapter.
+type MeetingPlaces<B> = BTreeMap<(PathBuf, String), Weak<Meeting<B>>>;
 
 impl<B: Backend> Default for Meetings<B> {
     fn default() -> Self {

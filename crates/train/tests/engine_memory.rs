@@ -8,6 +8,9 @@ use train::model::{Base, Batch, Decoder, Gradients, Model, Recompute};
 use train::ops::{Backend, Cpu, Reference};
 use train::optimizer::AdamW;
 
+/// Tensors by name.
+type Named = Vec<(String, Vec<f32>)>;
+
 /// Sequential with a bias, with normed heads, and tied; parallel with and without normed heads;
 /// sandwich with windows; models of two layers and more.
 const FAMILIES: [&str; 8] =
@@ -32,7 +35,7 @@ fn batch(vocabulary: usize) -> Batch {
 fn step<B: Backend + Clone>(
     model: &mut Decoder<B>,
     recompute: Recompute,
-) -> (Vec<Vec<f32>>, Vec<(String, Vec<f32>)>) {
+) -> (Vec<Vec<f32>>, Named) {
     model.set_recompute(recompute);
     let mut gradients = Gradients::zeros(model);
     let large = batch(model.config().vocab_size);
@@ -80,7 +83,7 @@ fn tuned<B: Backend + Clone>(
     mut model: Decoder<B>,
     recompute: Recompute,
     by_piece: bool,
-) -> (Vec<Vec<f32>>, Vec<(String, Vec<f32>)>) {
+) -> (Vec<Vec<f32>>, Named) {
     model.set_recompute(recompute);
     let (backend, batch) = (model.backend().clone(), batch(model.config().vocab_size));
     let mut optimizer = AdamW::new(&model);
