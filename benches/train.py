@@ -1,9 +1,9 @@
-"""Training steps and generation side by side with PyTorch: same shapes, same threads, f32, turn by turn in one run.
+"""Training steps, of all weights and of an adapter beside them, and generation side by side with PyTorch: same shapes, same threads, f32, turn by turn in one run.
 
     python benches/train.py [--venv PATH] [--threads 2] [--rounds 3] [--seconds 5] [--only small|qwen]
 
-The peer is transformers' LlamaForCausalLM and Qwen2ForCausalLM with torch's fused AdamW, and `generate` with its KV cache,
-greedy. Without --venv one is made (.venv) and torch and transformers are installed into it. Needs cargo.
+The peer is transformers' LlamaForCausalLM and Qwen2ForCausalLM with torch's fused AdamW, PEFT's LoRA (rank 16, all linear maps), and `generate` with its KV cache,
+greedy. Without --venv one is made (.venv) and torch, transformers and peft are installed into it. Needs cargo.
 """
 
 import argparse
@@ -20,9 +20,11 @@ import common
 # Each: shape, work, batch, and the ratio that is asked for.
 CASES = [
     ("small", "train", 32, 1.0),
+    ("small", "lora", 32, 1.0),
     ("small", "generate", 1, 1.5),
     ("small", "generate", 16, 1.5),
     ("qwen", "train", 1, 1.0),
+    ("qwen", "lora", 1, 1.0),
     ("qwen", "generate", 1, 1.5),
     ("qwen", "generate", 16, 1.5),
 ]
@@ -58,9 +60,15 @@ def peer(shape, work, batch, threads, seconds):
     model = build[1](build[0](**SHAPES[shape], bos_token_id=None, eos_token_id=None)).float()
     document, prompt, answer = LENGTHS[shape]
     vocab = SHAPES[shape]["vocab_size"]
-    if work == "train":
+    if work in ("train", "lora"):
+        if work == "lora":
+            from peft import LoraConfig, get_peft_model
+
+            rules = dict(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
+            model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **rules))
         model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
         ids = torch.randint(0, vocab, (batch, document))
 
         def once():
@@ -103,7 +111,7 @@ def main():
         shape, work, batch = options.peer
         return peer(shape, work, int(batch), options.threads, options.seconds)
 
-    engine, interpreter = options.engine or common.build(), common.peers(options.venv, ["torch", "transformers"])
+    engine, interpreter = options.engine or common.build(), common.peers(options.venv, ["torch", "transformers", "peft"])
     flags = ["--threads", str(options.threads), "--seconds", str(options.seconds)]
     print(f"{'shape':6} {'work':9} {'batch':>5} {'isogloss':>10} {'PyTorch':>10} {'ratio':>6} {'asked':>6}   tokens/s, {options.threads} threads")
     short = False

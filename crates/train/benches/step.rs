@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use train::model::{Batch, Dtype, Gradients, KvCache, Model, ModelConfig};
+use train::model::adapter::{Lora, Target};
+use train::model::{Base, Batch, Dtype, Gradients, KvCache, Model, ModelConfig};
 use train::ops::sample::Choice;
 use train::optimizer::AdamW;
 
@@ -141,8 +142,14 @@ fn main() -> Result<()> {
         }
         let (time, tokens) = match &work[..] {
             "train" => (train(&mut model, &shape, batch, seconds)?, batch * shape.document),
+            "lora" => {
+                let (rank, targets) = (16, Target::ALL.to_vec());
+                let lora = Lora { rank, alpha: 32.0, rslora: false, dropout: 0.0, targets };
+                model.attach(lora, Base::default(), 1);
+                (train(&mut model, &shape, batch, seconds)?, batch * shape.document)
+            }
             "generate" => (generate(&mut model, &shape, batch, seconds)?, batch * shape.answer),
-            _ => bail!("--work {work}: train, generate, save or load"),
+            _ => bail!("--work {work}: train, lora, generate, save or load"),
         };
         let speed = tokens as f64 / time;
         println!(

@@ -28,7 +28,8 @@ pub struct LoraConfig {
     pub rank: usize,
     /// The adapter's product is multiplied by alpha / rank. Default 32.
     pub alpha: f64,
-    /// Share of an adapter's inputs that is dropped in training; only 0, the default, is supported.
+    /// Share of what an adapter reads that is dropped in training, from 0 (default) to below 1. Maps that read the same
+    /// input (queries, keys, values; gate and up) have it dropped alike.
     pub dropout: f64,
     /// The linear maps that have an adapter: "all-linear" (default), or a list of q_proj, k_proj, v_proj, o_proj,
     /// gate_proj, up_proj and down_proj.
@@ -97,14 +98,12 @@ impl LoraConfig {
         if !(self.alpha > 0.0 && self.alpha.is_finite()) {
             bail_user!("train.lora.alpha is {}; it must be above 0", self.alpha);
         }
-        if self.dropout != 0.0 {
-            bail_user!(
-                "train.lora.dropout is {}; dropout is not supported, leave it out or write 0",
-                self.dropout
-            );
+        if !(0.0..1.0).contains(&self.dropout) {
+            bail_user!("train.lora.dropout is {}; it must be from 0 to below 1", self.dropout);
         }
         let targets = self.targets.resolve()?;
-        Ok(Lora { rank: self.rank, alpha: self.alpha, rslora: self.rslora, targets })
+        let Self { rank, alpha, rslora, dropout, .. } = *self;
+        Ok(Lora { rank, alpha, rslora, dropout, targets })
     }
 }
 
@@ -140,7 +139,9 @@ mod tests {
             ("rank = 0", "rank is 0"),
             ("alpha = 0", "alpha"),
             ("alpha = nan", "alpha"),
-            ("dropout = 0.1", "dropout"),
+            ("dropout = 1.0", "dropout"),
+            ("dropout = -0.1", "dropout"),
+            ("dropout = nan", "dropout"),
             ("targets = []", "targets"),
             ("targets = [\"q_prj\"]", "is it q_proj?"),
             ("targets = \"c_attn\"", "all-linear"),

@@ -356,6 +356,11 @@ impl<B: Backend + Clone> AdamW<B> {
         backend.write_moments(held, moments);
     }
 
+    /// Steps done.
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Goes on counting from here.
     pub(crate) fn set_steps(&mut self, steps: u64) {
         self.steps = steps;

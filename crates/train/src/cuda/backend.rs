@@ -19,8 +19,9 @@ use super::turn::Turn;
 use super::{norm, sample};
 use crate::ops::{
     Activation, AdamWStep, AttentionShape, Backend, CacheShape, Draw, Form, GluShape, HeadGradient,
-    HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, Moments, NormGradients,
-    NormShape, Plus, RopeLayout, SampleShape, SavedAttention, Stored, StoredKind, Update, to_f32,
+    HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, Mask, Moments,
+    NormGradients, NormShape, Plus, RopeLayout, SampleShape, SavedAttention, Stored, StoredKind,
+    Update, to_f32,
 };
 
 /// Steps of decoding whose tokens are read together. A sequence that ends wastes half of them on
@@ -106,6 +107,21 @@ impl Cuda {
 
     fn product(&self, product: Product) {
         self.run(|| gemm::launch(&*self.driver, &self.pool, &product));
+    }
+
+    fn product_back(
+        dx: &Tensor,
+        dy: &Tensor,
+        weight: &Tensor,
+        shape: LinearShape,
+        accumulate: bool,
+    ) -> Product {
+        let dims = [shape.rows, shape.inputs, shape.outputs];
+        let (factors, to) = ([dy.from(shape.y()), weight.at()], dx.from(shape.x()));
+        Product {
+            residual: if accumulate { to } else { 0 },
+            ..Product::new(dims, Layout::Nn, factors, Target::Bf16(to))
+        }
     }
 
     fn product_of(
@@ -339,12 +355,46 @@ impl Backend for Cuda {
         shape: LinearShape,
         accumulate: bool,
     ) {
-        let dims = [shape.rows, shape.inputs, shape.outputs];
-        let (factors, to) = ([dy.from(shape.y()), weight.at()], dx.from(shape.x()));
-        self.product(Product {
-            residual: if accumulate { to } else { 0 },
-            ..Product::new(dims, Layout::Nn, factors, Target::Bf16(to))
-        });
+        self.product(Self::product_back(dx, dy, weight, shape, accumulate));
+    }
+
+    fn linear_of_runs(
+        &self,
+        y: &mut Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        plus: Plus<'_, Tensor>,
+        shape: LinearShape,
+        runs: &[Range<usize>],
+    ) {
+        let of = |rows| Self::product_of(y, x, weight, plus, shape.part(rows), false);
+        let products: Vec<Product> = runs.iter().map(of).collect();
+        self.run(|| gemm::launch_runs(&*self.driver, &self.pool, &products));
+    }
+
+    fn linear_backward_input_of_runs(
+        &self,
+        dx: &mut Tensor,
+        dy: &Tensor,
+        weight: &Tensor,
+        shape: LinearShape,
+        accumulate: bool,
+        runs: &[Range<usize>],
+    ) {
+        let of = |rows| Self::product_back(dx, dy, weight, shape.part(rows), accumulate);
+        let products: Vec<Product> = runs.iter().map(of).collect();
+        self.run(|| gemm::launch_runs(&*self.driver, &self.pool, &products));
+    }
+
+    fn dropout(
+        &self,
+        y: &mut Tensor,
+        x: &Tensor,
+        mask: &Mask,
+        shape: LinearShape,
+        accumulate: bool,
+    ) {
+        self.run(|| norm::dropout(&*self.driver, [y, x], mask, shape, accumulate));
     }
 
     fn linear_backward_weight(

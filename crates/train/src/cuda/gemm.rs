@@ -206,6 +206,24 @@ pub fn launch(driver: &dyn Driver, pool: &Arc<Pool>, product: &Product) -> Resul
     launch_as(driver, pool, product, choice)
 }
 
+/// Launches the products of several runs with the same weights, whose rows stand end to end. Where each
+/// run by itself would choose the same kernel, one launch takes the rows of all: an element's sum does
+/// not depend on which row of a tile it is in.
+///
+/// # Errors
+/// As [`launch`].
+pub fn launch_runs(driver: &dyn Driver, pool: &Arc<Pool>, runs: &[Product]) -> Result<()> {
+    let facts = driver.facts();
+    let of = |product| choose(product, facts.is_hopper(), facts.multiprocessors as usize);
+    let Some(first) = runs.first() else { return Ok(()) };
+    let choice = of(first);
+    if runs.iter().any(|run| of(run) != choice) {
+        return runs.iter().try_for_each(|run| launch(driver, pool, run));
+    }
+    let whole = Product { m: runs.iter().map(|run| run.m).sum(), ..*first };
+    launch_as(driver, pool, &whole, choice)
+}
+
 /// Launches a product by a given kernel.
 ///
 /// # Errors

@@ -108,6 +108,12 @@ pub const FILES: &[KernelFile] = &[
         kernels: &[("cache_store", 64), ("decode_piece", 128), ("decode_combine", 64)],
     },
     KernelFile {
+        name: "dropout.cu",
+        source: source!("dropout.cu"),
+        hopper: false,
+        kernels: &[("dropout", 64)],
+    },
+    KernelFile {
         name: "embedding.cu",
         source: source!("embedding.cu"),
         hopper: false,

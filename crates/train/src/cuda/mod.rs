@@ -18,6 +18,8 @@ pub mod gemm;
 mod generation_tests;
 pub mod graph;
 pub mod kernels;
+#[cfg(test)]
+mod lora_tests;
 mod loss;
 pub mod memory;
 pub mod nccl;

@@ -1,4 +1,4 @@
-//! Launch code of the norms, and of sums and fills over columns.
+//! Launch code of the norms, of sums and fills over columns, and of dropout.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use artifact::bail_user;
 
 use super::driver::{Address, Arguments, Driver, Grid};
 use super::memory::{Dtype, Pool, Tensor};
-use crate::ops::{HeadNormShape, LinearShape, NormGradients, NormKind, NormShape};
+use crate::ops::{HeadNormShape, LinearShape, Mask, NormGradients, NormKind, NormShape};
 
 fn kind(kind: NormKind) -> i32 {
     match kind {
@@ -55,6 +55,32 @@ pub fn column_sums(
         .with(outputs as i32);
     driver.launch("column_sums", Grid::line(count, 256), arguments)?;
     reduce_columns(driver, dbias.at(), parts.at, count, outputs)
+}
+
+/// y (+)= x through the mask.
+pub fn dropout(
+    driver: &dyn Driver,
+    [y, x]: [&Tensor; 2],
+    mask: &Mask,
+    shape: LinearShape,
+    accumulate: bool,
+) -> Result<()> {
+    check_width("the width of what an adapter reads", shape.inputs)?;
+    let count = shape.rows * shape.inputs;
+    let [low, high] = mask.key();
+    let arguments = Arguments::new()
+        .with(y.from(shape.x()))
+        .with(x.from(shape.x()))
+        .with(count as i64)
+        .with((mask.row * shape.inputs as u64 / 4) as i64)
+        .with(low)
+        .with(high)
+        .with(mask.step)
+        .with(mask.place)
+        .with(mask.threshold())
+        .with(mask.scale())
+        .with(i32::from(accumulate));
+    driver.launch("dropout", Grid::line((count / 4).div_ceil(256), 256), arguments)
 }
 
 /// Sets a block of a gradient whose rows are `width` wide.

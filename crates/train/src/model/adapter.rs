@@ -70,8 +70,17 @@ pub struct Lora {
     pub alpha: f64,
     /// or alpha / √r with rsLoRA (Kalajdzievski 2023, arXiv 2312.03732).
     pub rslora: bool,
+    /// Share of what an adapter reads that is dropped in training. Maps that read the same input, such
+    /// as those to queries, keys and values, have it dropped alike.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropout: f64,
     /// The maps that have one, sorted.
     pub targets: Vec<Target>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Lora {

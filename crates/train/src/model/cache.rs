@@ -446,6 +446,7 @@ impl<B: Backend + Clone> Decoder<B> {
             config: &self.config,
             weights: &self.weights,
             lanes: &[],
+            dropped: None,
             angles: &self.memory.angles.0,
             rows,
             apart,

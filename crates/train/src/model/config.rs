@@ -307,6 +307,12 @@ impl ModelConfig {
         HeadShape { linear, logits: self.logits }
     }
 
+    /// The widest of what a layer's linear maps read.
+    #[must_use]
+    pub fn widest(&self) -> usize {
+        self.hidden_size.max(self.query_width()).max(self.intermediate_size)
+    }
+
     /// What the weights of a norm begin as, so that it leaves the scale alone.
     #[must_use]
     pub fn initial_norm(&self) -> f32 {

@@ -7,6 +7,8 @@
 //! Shapes: N rows, C residual stream, H query and K key/value heads of D, F feed-forward, V
 //! vocabulary, L layers.
 
+use std::cell::RefCell;
+
 use super::activations::{
     Activations, Internals, LayerActivations, LayerMemory, Normed, Recompute, Scratch,
 };
@@ -34,6 +36,8 @@ pub(super) struct Pass<'a, B: Backend> {
     pub weights: &'a Weights<B::Tensor>,
     /// The runs whose rows these are, in order.
     pub lanes: &'a [Lane<'a, B::Tensor>],
+    /// Room for what an adapter reads, once some of it is dropped.
+    pub dropped: Option<&'a RefCell<B::Tensor>>,
     /// The table of each of the config's ropes.
     pub angles: &'a [B::Tensor],
     pub rows: usize,

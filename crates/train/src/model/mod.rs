@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::ops::{Backend, Cpu, Kind};
 use adapter::{Adapter, Layout, Lora, Trained};
 use passes::Memory;
+use projection::Moment;
 use weights::{Part, Spec, Weights};
 
 pub use activations::Recompute;
@@ -55,6 +56,8 @@ pub struct Decoder<B: Backend> {
     adapter: Option<Attached<B::Tensor>>,
     /// What training passes make again.
     recompute: Recompute,
+    /// Where its training stands.
+    moment: Moment,
     memory: Memory<B::Tensor>,
     /// Where it meets the runs that it is trained side by side with.
     seat: Option<Seat<B>>,
@@ -164,9 +167,18 @@ impl<B: Backend + Clone> Decoder<B> {
     ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
         let weights = Arc::new(specs.try_map(|spec| tensor(&backend, spec))?);
-        let (memory, recompute) = (Memory::default(), Recompute::None);
-        let (adapter, seat) = (None, None);
-        Ok(Self { backend, config, specs, weights, kind, adapter, recompute, memory, seat })
+        Ok(Self {
+            backend,
+            config,
+            specs,
+            weights,
+            kind,
+            adapter: None,
+            recompute: Recompute::None,
+            moment: Moment::default(),
+            memory: Memory::default(),
+            seat: None,
+        })
     }
 
     /// Another decoder over the same weights, which neither can train any more: an adapter is to come
@@ -181,6 +193,7 @@ impl<B: Backend + Clone> Decoder<B> {
             kind: Kind::Frozen,
             adapter: None,
             recompute: self.recompute,
+            moment: Moment::default(),
             memory: Memory::default(),
             seat: None,
         }

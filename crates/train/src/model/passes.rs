@@ -2,6 +2,7 @@
 //! adapters beside the same weights, their rows laid end to end. What a run gets does not depend on
 //! the others, bit for bit.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use anyhow::Result;
 use super::activations::{Activations, Purpose, Recompute};
 use super::adapter::Trained;
 use super::decoder::{Apart, Attend, Pass};
-use super::projection::{Into, Lane};
+use super::projection::{Into, Lane, Moment};
 use super::weights::{Piece, Weights};
 use super::{Attached, Batch, ModelConfig, Packed};
 use crate::ops::{Backend, Kind};
@@ -23,11 +24,13 @@ pub(super) struct Memory<T> {
     /// Of training passes, and of passes without a gradient.
     pub training: Option<Activations<T>>,
     pub inference: Option<Activations<T>>,
+    /// What an adapter reads, once some of it is dropped, and for how many values there is room.
+    pub dropped: Option<(RefCell<T>, usize)>,
 }
 
 impl<T> Default for Memory<T> {
     fn default() -> Self {
-        Self { angles: (Vec::new(), 0), training: None, inference: None }
+        Self { angles: (Vec::new(), 0), training: None, inference: None, dropped: None }
     }
 }
 
@@ -47,6 +50,19 @@ impl<T> Memory<T> {
             self.angles = (config.ropes.iter().map(table).collect(), positions);
         }
     }
+
+    /// Room for `len` values of what an adapter reads.
+    pub fn reserve_dropped<'a, B: Backend<Tensor = T>>(
+        dropped: &'a mut Option<(RefCell<T>, usize)>,
+        backend: &B,
+        len: usize,
+    ) -> &'a RefCell<T> {
+        if dropped.as_ref().is_none_or(|(_, held)| *held < len) {
+            *dropped = None;
+        }
+        let new = || (RefCell::new(backend.zeros(Kind::Activation, len)), len);
+        &dropped.get_or_insert_with(new).0
+    }
 }
 
 /// The weights of a pass, and where and how it is done.
@@ -62,6 +78,7 @@ pub(super) struct Run<'a, T> {
     pub batch: &'a Batch,
     pub adapter: Option<&'a Attached<T>>,
     pub into: Option<Into<'a, T>>,
+    pub moment: Moment,
 }
 
 /// What is done when a piece's gradients are complete, to its weights and those.
@@ -72,14 +89,15 @@ struct Over<'a, B: Backend> {
     backend: &'a B,
     config: &'a ModelConfig,
     lanes: &'a [Lane<'a, B::Tensor>],
+    dropped: Option<&'a RefCell<B::Tensor>>,
     angles: &'a [B::Tensor],
     rows: usize,
 }
 
 impl<B: Backend> Over<'_, B> {
     fn pass<'a>(&'a self, weights: &'a Weights<B::Tensor>) -> Pass<'a, B> {
-        let Over { backend, config, lanes, angles, rows } = *self;
-        Pass { backend, config, weights, lanes, angles, rows, apart: Apart::No }
+        let Over { backend, config, lanes, dropped, angles, rows } = *self;
+        Pass { backend, config, weights, lanes, dropped, angles, rows, apart: Apart::No }
     }
 }
 
@@ -101,9 +119,10 @@ impl<B: Backend> Ground<'_, B> {
         let adapter = runs.iter().find_map(|run| run.adapter);
         let ranks = adapter.map_or([0; 4], |attached| attached.layout.ranks());
         let (mut lanes, mut gradients, mut first) = (Vec::new(), Vec::new(), 0);
-        for Run { batch, adapter, into } in runs {
+        for Run { batch, adapter, into, moment } in runs {
             let rows = first..first + batch.tokens.len();
-            lanes.push(Lane { counted: packed.counted_of(&rows), rows, adapter });
+            let (counted, moment) = (packed.counted_of(&rows), into.is_some().then_some(moment));
+            lanes.push(Lane { rows, counted, adapter, moment });
             gradients.extend(into);
             first += batch.tokens.len();
         }
@@ -113,7 +132,11 @@ impl<B: Backend> Ground<'_, B> {
         };
         let kept = Activations::reserve(held, *backend, config, rows, purpose, ranks);
         let (lanes, angles) = (&lanes[..], &memory.angles.0[..]);
-        let on = Over { backend: *backend, config, lanes, angles, rows };
+        let drops =
+            adapter.is_some_and(|one| one.layout.lora.dropout > 0.0) && !gradients.is_empty();
+        let room = rows * config.widest();
+        let dropped = drops.then(|| Memory::reserve_dropped(&mut memory.dropped, *backend, room));
+        let on = Over { backend: *backend, config, lanes, dropped, angles, rows };
         on.pass(weights).forward(&packed, kept, Attend::Documents);
         on.pass(weights).losses(&packed, kept, &mut gradients);
         let counted = packed.counted_rows.len();

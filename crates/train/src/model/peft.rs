@@ -155,6 +155,7 @@ fn read_lora(path: &Path, map: &Map<String, Value>) -> Result<Lora> {
         rank: fields.size("r", Some(8))?,
         alpha: fields.number("lora_alpha", Some(8.0))?,
         rslora: fields.flag("use_rslora", false)?,
+        dropout: 0.0,
         targets: Vec::new(),
     })
 }
@@ -290,7 +291,7 @@ pub(super) fn save<B: Backend + Clone>(
     elsewhere: &Elsewhere,
 ) -> Result<()> {
     let Attached { layout, tensors, base } = attached;
-    let Lora { rank, alpha, rslora, targets } = &layout.lora;
+    let Lora { rank, alpha, rslora, dropout, targets } = &layout.lora;
     folder::write_json(&dir.join("config.json"), &model.config.to_json())?;
     let whole = (alpha.fract() == 0.0).then_some(*alpha as i64);
     let config = json!({
@@ -300,7 +301,7 @@ pub(super) fn save<B: Backend + Clone>(
         "inference_mode": true,
         "init_lora_weights": true,
         "lora_alpha": whole.map_or(json!(alpha), |whole| json!(whole)),
-        "lora_dropout": 0.0,
+        "lora_dropout": dropout,
         "modules_to_save": null,
         "peft_type": "LORA",
         "r": rank,

@@ -9,7 +9,7 @@ use super::Attached;
 use super::adapter::{Adapter, Pair, Trained};
 use super::decoder::{Apart, Pass};
 use super::weights::{LayerWeights, Projection, Weights};
-use crate::ops::{Backend, LinearGluShape, LinearShape, Plus};
+use crate::ops::{Backend, LinearGluShape, LinearShape, Mask, Plus};
 
 /// A run's part of a pass.
 pub(super) struct Lane<'a, T> {
@@ -19,6 +19,19 @@ pub(super) struct Lane<'a, T> {
     pub counted: Range<usize>,
     /// What it trains beside the weights; none where it trains the weights, which one run alone can.
     pub adapter: Option<&'a Attached<T>>,
+    /// In training, at which step, and after how many of its rows.
+    pub moment: Option<Moment>,
+}
+
+/// Where a run stands in its training, which dropout depends on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Optimiser step.
+    pub step: u32,
+    /// Rows of the step that came before.
+    pub row: u64,
 }
 
 /// Where a run's gradient goes: what that of its summed losses is multiplied by, and what it is
@@ -68,6 +81,8 @@ struct Beside<'a, T> {
     down: LinearShape,
     /// dy to dh.
     up: LinearShape,
+    /// What of x is dropped.
+    mask: Option<Mask>,
 }
 
 impl<'a, B: Backend> Pass<'a, B> {
@@ -92,7 +107,11 @@ impl<'a, B: Backend> Pass<'a, B> {
             let rank = layout.ranks()[projection as usize];
             let down = LinearShape { outputs: rank, ..shape }.part(rows);
             let up = LinearShape { inputs: shape.outputs, outputs: rank, ..shape }.part(rows);
-            Some(Beside { pair, scale: layout.lora.scale(), down, up })
+            let rate = layout.lora.dropout;
+            let place = (l * Projection::ALL.len() + projection as usize) as u32;
+            let mask = lane.moment.filter(|_| rate > 0.0);
+            let mask = mask.map(|Moment { seed, step, row }| Mask { rate, seed, step, place, row });
+            Some(Beside { pair, scale: layout.lora.scale(), down, up, mask })
         };
         self.lanes.iter().filter_map(of_lane).collect()
     }
@@ -123,8 +142,10 @@ impl<'a, B: Backend> Pass<'a, B> {
             _ => ops.linear_of_runs(y, x, &linear.weight, plus, shape, &self.runs()),
         }
         let (h, beside) = (&mut low[projection as usize], self.beside(l, projection));
-        for Beside { pair, down, .. } in &beside {
-            ops.linear(h, x, &pair.down, Plus::NOTHING, *down);
+        for one in &beside {
+            self.with_dropped(x, one, |x| {
+                ops.linear(h, x, &one.pair.down, Plus::NOTHING, one.down);
+            });
         }
         self.scale(h, &beside);
         for Beside { pair, up, .. } in &beside {
@@ -176,9 +197,28 @@ impl<'a, B: Backend> Pass<'a, B> {
             ops.linear(dh, dy, &pair.up, Plus::NOTHING, *up);
         }
         self.scale(dh, &beside);
-        for Beside { pair, down, .. } in &beside {
-            ops.linear_backward_input(dx, dh, &pair.down, *down, true);
+        for Beside { pair, down, mask, .. } in &beside {
+            let (Some(mask), Some(dropped)) = (mask, self.dropped) else {
+                ops.linear_backward_input(dx, dh, &pair.down, *down, true);
+                continue;
+            };
+            let dropped = &mut *dropped.borrow_mut();
+            ops.linear_backward_input(dropped, dh, &pair.down, *down, false);
+            ops.dropout(dx, dropped, mask, *down, true);
         }
+    }
+
+    /// Calls `read` with what an adapter reads of x in its own rows.
+    fn with_dropped(
+        &self,
+        x: &B::Tensor,
+        one: &Beside<'_, B::Tensor>,
+        read: impl FnOnce(&B::Tensor),
+    ) {
+        let (Some(mask), Some(dropped)) = (&one.mask, self.dropped) else { return read(x) };
+        let dropped = &mut *dropped.borrow_mut();
+        self.backend.dropout(dropped, x, mask, one.down, false);
+        read(dropped);
     }
 
     /// Multiplies h or dh by the scale, which all runs of a pass have.
@@ -207,9 +247,11 @@ impl<'a, B: Backend> Pass<'a, B> {
             }
             LayerGradients::Adapters(runs) => {
                 let pairs = runs.iter_mut().filter_map(|pairs| pairs[p].as_mut());
-                for (into, Beside { down, up, .. }) in pairs.zip(self.beside(l, projection)) {
-                    ops.linear_backward_weight(&mut into.up, None, &low[p], dy, up);
-                    ops.linear_backward_weight(&mut into.down, None, &dlow[p], x, down);
+                for (into, one) in pairs.zip(&self.beside(l, projection)) {
+                    ops.linear_backward_weight(&mut into.up, None, &low[p], dy, one.up);
+                    self.with_dropped(x, one, |x| {
+                        ops.linear_backward_weight(&mut into.down, None, &dlow[p], x, one.down);
+                    });
                 }
             }
         }

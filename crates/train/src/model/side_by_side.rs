@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use super::adapter::{Adapter, Trained};
 use super::passes::{Ground, Memory, Run};
-use super::projection::Into;
+use super::projection::{Into, Moment};
 use super::{Attached, Batch, Decoder};
 use crate::batches::MICRO_BATCH_TOKENS;
 use crate::ops::Backend;
@@ -40,6 +40,7 @@ struct Table<T> {
 /// A run's batch, with what it lends for the time of the pass.
 struct Brought<T> {
     batch: Batch,
+    moment: Moment,
     adapter: Attached<T>,
     into: Option<(f32, Trained<T>)>,
 }
@@ -106,7 +107,7 @@ impl<B: Backend> Seat<B> {
     pub(super) fn pass(
         &self,
         ground: &mut Ground<'_, B>,
-        batch: &Batch,
+        (batch, moment): (&Batch, Moment),
         adapter: &mut Option<Attached<B::Tensor>>,
         mut into: Option<Into<'_, B::Tensor>>,
     ) -> Result<Vec<f32>> {
@@ -115,7 +116,7 @@ impl<B: Backend> Seat<B> {
             (*scale, std::mem::replace(*gradients, empty))
         });
         let adapter_lent = adapter.take().context("a run without an adapter trains alone")?;
-        let brought = Brought { batch: batch.clone(), adapter: adapter_lent, into: lent };
+        let brought = Brought { batch: batch.clone(), moment, adapter: adapter_lent, into: lent };
         let Done { lent, losses } = self.wait(ground, brought);
         if let Some(Brought { adapter: back, into: gradients, .. }) = lent {
             *adapter = Some(back);
@@ -184,9 +185,10 @@ fn pass_some<B: Backend>(
     mut some: Vec<(u64, Brought<B::Tensor>)>,
 ) -> Vec<(u64, Done<B::Tensor>)> {
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let runs = some.iter_mut().map(|(_, Brought { batch, adapter, into })| Run {
+        let runs = some.iter_mut().map(|(_, Brought { batch, moment, adapter, into })| Run {
             batch,
             adapter: Some(adapter),
+            moment: *moment,
             into: into.as_mut().map(|(scale, gradients)| (*scale, gradients)),
         });
         ground.pass(memory, runs.collect(), None)

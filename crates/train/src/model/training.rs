@@ -8,8 +8,8 @@ use anyhow::{Result, bail, ensure};
 
 use super::activations::{Activations, Purpose, Recompute};
 use super::adapter::{Layout, Lora, Trained};
-use super::passes::{Between, Ground, Run};
-use super::projection::Into;
+use super::passes::{Between, Ground, Memory, Run};
+use super::projection::{Into, Moment};
 use super::weights::{Piece, Spec, Weights};
 use super::{Attached, Base, Batch, Decoder, Gradients};
 use crate::ops::{Backend, Kind};
@@ -70,6 +70,16 @@ impl<B: Backend + Clone> Decoder<B> {
         let (held, purpose) = (&mut memory.training, Purpose::Training(self.recompute));
         Activations::reserve(held, backend, config, room.training, purpose, ranks);
         memory.reserve_angles(backend, config, room.longest);
+        if self.adapter.as_ref().is_some_and(|attached| attached.layout.lora.dropout > 0.0) {
+            let values = room.training * config.widest();
+            Memory::reserve_dropped(&mut memory.dropped, backend, values);
+        }
+    }
+
+    /// Says that the training passes from here on are those of a step, from one of its rows on, on which
+    /// dropout depends.
+    pub fn begin_step(&mut self, seed: u64, step: u64, row: u64) {
+        self.moment = Moment { seed, step: step as u32, row };
     }
 
     /// Loss of each token `[N]`, 0 where masked.
@@ -137,12 +147,16 @@ impl<B: Backend + Clone> Decoder<B> {
         between: Option<&mut Between<'_, B::Tensor>>,
     ) -> Result<Vec<f32>> {
         batch.check(&self.config)?;
-        let Self { backend, config, weights, adapter, recompute, memory, seat, .. } = self;
+        let Self { backend, config, weights, adapter, recompute, memory, seat, moment, .. } = self;
+        let now = *moment;
+        if into.is_some() {
+            moment.row += batch.tokens.len() as u64;
+        }
         let mut ground = Ground { backend, config, weights, recompute: *recompute };
         if let (Some(seat), Some(_)) = (seat, &adapter) {
-            return seat.pass(&mut ground, batch, adapter, into);
+            return seat.pass(&mut ground, (batch, now), adapter, into);
         }
-        let run = Run { batch, adapter: adapter.as_ref(), into };
+        let run = Run { batch, adapter: adapter.as_ref(), into, moment: now };
         Ok(ground.pass(memory, vec![run], between)?.swap_remove(0))
     }
 }

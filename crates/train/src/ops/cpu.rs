@@ -135,6 +135,16 @@ impl Backend for Cpu {
         let (dx, dy) = (&mut dx[shape.x()..], &dy[shape.y()..]);
         matmul::backward_input_of_runs(dx, dy, weight, shape, accumulate, runs);
     }
+    fn dropout(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        mask: &Mask,
+        shape: LinearShape,
+        accumulate: bool,
+    ) {
+        dropout::apply(&mut y[shape.x()..], &x[shape.x()..], mask, shape, accumulate);
+    }
     fn linear_rows(
         &self,
         y: &mut Vec<f32>,

@@ -15,6 +15,7 @@ pub mod attention;
 pub mod cached_attention;
 mod cpu;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
 pub mod glu;
 pub mod head_norm;
@@ -207,6 +208,15 @@ pub trait Backend {
             self.linear_backward_input(dx, dy, weight, shape.part(rows), accumulate);
         }
     }
+    /// y (+)= x through the mask, over the shape's rows of x.
+    fn dropout(
+        &self,
+        y: &mut Self::Tensor,
+        x: &Self::Tensor,
+        mask: &Mask,
+        shape: LinearShape,
+        accumulate: bool,
+    );
     /// [`Backend::linear`] for the few rows of a decoding step: each row's result is the same, bit
     /// for bit, whatever the other rows are and however many.
     fn linear_rows(

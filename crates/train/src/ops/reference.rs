@@ -109,6 +109,16 @@ impl Backend for Reference {
         let (dy, x) = (&dy[shape.y()..], &x[shape.x()..]);
         matmul::reference::backward_weight(dweight, dbias.map(|d| &mut d[..]), dy, x, shape);
     }
+    fn dropout(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        mask: &Mask,
+        shape: LinearShape,
+        accumulate: bool,
+    ) {
+        dropout::reference::apply(&mut y[shape.x()..], &x[shape.x()..], mask, shape, accumulate);
+    }
     fn linear_rows(
         &self,
         y: &mut Vec<f32>,

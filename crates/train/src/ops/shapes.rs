@@ -276,6 +276,21 @@ impl CacheShape {
     }
 }
 
+/// What is dropped where: see [`super::dropout`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mask {
+    /// p: the share that is dropped, from 0 to below 1.
+    pub rate: f64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Optimiser step.
+    pub step: u32,
+    /// Number of the map whose input it is, among all of the model.
+    pub place: u32,
+    /// Rows of the step that came before the first one here.
+    pub row: u64,
+}
+
 /// Where the gradient of the loss goes, for [`Backend::cross_entropy`].
 pub struct HeadGradient<'a, T: ?Sized> {
     /// What the gradient is multiplied by.

@@ -22,6 +22,7 @@ pub struct Engine<B: Backend> {
     pub optimizer: AdamW<B>,
     gradients: Gradients<B>,
     rank: usize,
+    seed: u64,
     /// Which rank owns each trained tensor.
     owners: Vec<usize>,
     exchange: Option<Box<dyn Exchange<B>>>,
@@ -83,13 +84,16 @@ impl<B: Backend + Clone> Engine<B> {
             true => Gradients::by_piece(&model),
             false => Gradients::zeros(&model),
         };
-        Ok(Self { model, optimizer, gradients, rank, owners, exchange, masters_apart })
+        let seed = recipe.seed;
+        Ok(Self { model, optimizer, gradients, rank, seed, owners, exchange, masters_apart })
     }
 
     /// Gradients of this rank's batches, times `scale`, summed over all ranks. Returns the batches' losses one after
     /// the other, and the sum of squares of each tensor that this rank owns.
     pub fn gradients(&mut self, batches: &[Batch], scale: f32) -> Result<(Vec<f32>, Vec<Squares>)> {
         self.gradients.clear();
+        // Rows of different ranks have numbers far apart, and so masks of their own.
+        self.model.begin_step(self.seed, self.optimizer.steps(), (self.rank as u64) << 40);
         let mut losses = Vec::new();
         for batch in batches {
             losses.extend(self.model.forward_backward(batch, scale, &mut self.gradients)?);

@@ -142,7 +142,7 @@ pub(super) fn adapters(lab: &mut Lab<'_>) -> Result<()> {
     {
         let mut plain = Model::random(config(lab, name)?, lab.seed);
         let mut model = plain.copy_to(lab.ops.clone());
-        let lora = Lora { rank: 8, alpha: 16.0, rslora: false, targets };
+        let lora = Lora { rank: 8, alpha: 16.0, rslora: false, dropout: 0.0, targets };
         plain.attach(lora.clone(), Base::default(), 5);
         model.attach(lora, Base::default(), 5);
         compare(lab, name, &mut plain, &mut model).with_context(|| name.to_owned())?;
