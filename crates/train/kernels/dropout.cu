@@ -1,21 +1,7 @@
 // Dropout as in src/ops/dropout.rs: y (+)= x where the value's random word is not below `threshold`,
 // times `scale`, and 0 elsewhere. The words are those of Philox 4x32-10 at the counter (place of four
 // values in the step, step, place of the map). One thread four values.
-#include "device.cuh"
-
-DEVICE void philox(u32 (&counter)[4], u32 key0, u32 key1) {
-#pragma unroll
-    for (i32 round = 0; round < 10; ++round) {
-        u64 a = u64(0xD2511F53u) * counter[0], b = u64(0xCD9E8D57u) * counter[2];
-        u32 next0 = u32(b >> 32) ^ counter[1] ^ key0, next2 = u32(a >> 32) ^ counter[3] ^ key1;
-        counter[0] = next0;
-        counter[1] = u32(b);
-        counter[2] = next2;
-        counter[3] = u32(a);
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-}
+#include "philox.cuh"
 
 /// `first`: a quarter of the place in the step that the first value has.
 KERNEL(dropout, bf16* y, const bf16* x, i64 count, i64 first, u32 key0, u32 key1, u32 step, u32 place,

@@ -31,6 +31,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("device.cuh", source!("device.cuh")),
     ("gemm.cuh", source!("gemm.cuh")),
     ("hopper.cuh", source!("hopper.cuh")),
+    ("philox.cuh", source!("philox.cuh")),
     ("tensors.cuh", source!("tensors.cuh")),
     ("tiles.cuh", source!("tiles.cuh")),
 ];

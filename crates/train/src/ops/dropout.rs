@@ -4,25 +4,9 @@
 //! "Parallel random numbers: as easy as 1, 2, 3"). So the backward pass, and a layer that is computed
 //! again, meet the same mask without one being kept.
 
+use super::rounding::philox;
 use super::split;
 use super::{LinearShape, Mask};
-
-/// Four random words of a counter and a key.
-#[must_use]
-pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for _ in 0..10 {
-        let products = [0xD251_1F53_u64, 0xCD9E_8D57].map(u64::from);
-        let (a, b) = (products[0] * u64::from(counter[0]), products[1] * u64::from(counter[2]));
-        counter = [
-            (b >> 32) as u32 ^ counter[1] ^ key[0],
-            b as u32,
-            (a >> 32) as u32 ^ counter[3] ^ key[1],
-            a as u32,
-        ];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
-    }
-    counter
-}
 
 impl Mask {
     /// Values whose random word is below this are dropped.
@@ -70,7 +54,8 @@ pub fn apply(y: &mut [f32], x: &[f32], mask: &Mask, shape: LinearShape, accumula
 
 /// The plain form: every value by itself.
 pub mod reference {
-    use super::{LinearShape, Mask, philox};
+    use super::super::rounding::philox;
+    use super::{LinearShape, Mask};
 
     /// See [`super::apply`].
     pub fn apply(y: &mut [f32], x: &[f32], mask: &Mask, shape: LinearShape, accumulate: bool) {
@@ -93,21 +78,6 @@ mod tests {
     use super::*;
 
     const MASK: Mask = Mask { rate: 0.25, seed: (7 << 32) | 9, step: 3, place: 5, row: 2 };
-
-    #[test]
-    fn philox_gives_the_words_of_its_authors() {
-        // kat_vectors of Random123, philox4x32 with 10 rounds.
-        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(
-            philox([u32::MAX; 4], [u32::MAX; 2]),
-            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
-        );
-        let digits_of_pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
-        assert_eq!(
-            philox(digits_of_pi, [0xa409_3822, 0x299f_31d0]),
-            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
-        );
-    }
 
     #[test]
     fn agrees_with_the_reference_bit_for_bit_on_any_number_of_threads() {
