@@ -47,7 +47,7 @@ fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
 }
 
 /// The seed that the fixtures' masks are drawn by.
-const SEED: u64 = 3 << 32 | 5;
+const SEED: u64 = (3 << 32) | 5;
 
 /// What PEFT computed, by name.
 struct Expected(BTreeMap<String, (Vec<usize>, Vec<f32>)>);

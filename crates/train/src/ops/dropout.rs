@@ -62,7 +62,7 @@ pub mod reference {
         for row in 0..shape.rows {
             for column in 0..shape.inputs {
                 let at = (mask.row + row as u64) * shape.inputs as u64 + column as u64;
-                let [low, high] = [at / 4, at / 4 >> 32].map(|half| half as u32);
+                let [low, high] = [at / 4, (at / 4) >> 32].map(|half| half as u32);
                 let word = philox([low, high, mask.step, mask.place], mask.key())[at as usize % 4];
                 let (i, is_kept) = (row * shape.inputs + column, word >= mask.threshold());
                 let kept = if is_kept { x[i] * mask.scale() } else { 0.0 };
