@@ -99,6 +99,11 @@ fn a_run_that_does_not_fit_is_refused_with_what_would() {
     for what in ["missing", "saves", "gradient_accumulation = 2", "fits: "] {
         assert!(error.to_string().contains(what), "{error:#}");
     }
+    let text = error.to_string();
+    let fits: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("fits: ")).collect();
+    assert!(fits.contains(&"gradient_accumulation = 2"), "one change is enough: {text}");
+    let both = |way: &&&str| way.contains("lora") && way.contains("master_weights");
+    assert!(!fits.iter().any(|way| both(&way)), "an adapter's base has no masters: {text}");
     let error = plan(&bench, &base_for_a_card(), settings, left + 1000).unwrap_err();
     assert!(error.to_string().contains("larger card"), "{error:#}");
 }

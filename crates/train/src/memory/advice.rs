@@ -43,75 +43,112 @@ impl Changed {
 /// In the order of what they cost: time first, then the order of sums, then what the optimiser
 /// remembers, then what is learnt.
 const CHANGES: [Change; 10] = [
-    |run, _| {
-        let open = run.recipe.recompute.is_some_and(|level| level != Recompute::Block);
-        open.then(|| {
-            run.with(r#"recompute = "block""#.to_owned(), |run| {
-                run.recipe.recompute = Some(Recompute::Block);
-            })
-        })?
-    },
-    |run, passes| {
-        // Twice the passes, unless each has one sequence already.
-        let parts = (2 * passes.most_passes).min(run.recipe.batch_size);
-        let more = !run.recipe.optimizer_in_backward && parts > passes.most_passes;
-        more.then(|| {
-            run.with(format!("gradient_accumulation = {parts}"), |run| {
-                run.recipe.gradient_accumulation = Some(parts);
-            })
-        })?
-    },
-    |run, passes| {
-        let free = run.recipe.lora.is_none() && !run.recipe.optimizer_in_backward;
-        (free && passes.most_passes == 1).then(|| {
-            run.with("optimizer_in_backward = true (with clip = 0)".to_owned(), |run| {
-                run.recipe.optimizer_in_backward = true;
-                run.recipe.clip = 0.0;
-            })
-        })?
-    },
-    |run, _| {
-        let held = run.recipe.lora.is_none() && !run.recipe.optimizer_offload;
-        held.then(|| {
-            run.with("optimizer_offload = true".to_owned(), |run| {
-                run.recipe.optimizer_offload = true;
-            })
-        })?
-    },
-    |run, _| states(run, Form::Bf16, "bf16"),
-    |run, _| states(run, Form::Int8, "int8"),
-    |run, _| {
-        let has_masters = run.recipe.lora.is_none() && run.recipe.master_weights;
-        has_masters.then(|| {
-            run.with("master_weights = false".to_owned(), |run| {
-                run.recipe.master_weights = false;
-            })
-        })?
-    },
-    |run, _| {
-        let length = run.sequence_length / 2;
-        (length >= 256).then(|| {
-            run.with(format!("sequence_length = {length}"), |run| {
-                run.sequence_length = length;
-            })
-        })?
-    },
-    |run, _| {
-        run.recipe.lora.is_none().then(|| {
-            run.with("lora = { rank = 16 }".to_owned(), |run| {
-                run.recipe.lora = crate::lora::LoraConfig::default().resolve().ok();
-                run.recipe.optimizer_in_backward = false;
-                run.recipe.master_weights = true;
-            })
-        })?
-    },
-    |run, _| {
-        (run.recipe.batch_size > 1 && run.recipe.optimizer_in_backward).then(|| {
-            let size = run.recipe.batch_size / 2;
-            run.with(format!("batch_size = {size}"), |run| run.recipe.batch_size = size)
-        })?
-    },
+    recompute,
+    more_passes,
+    optimiser_in_backward,
+    offload,
+    bf16_states,
+    int8_states,
+    no_masters,
+    shorter,
+    adapter,
+    smaller_batch,
 ];
+
+/// Ways to fit, each by some of the changes in this order: full tuning with the gradients of a whole
+/// step, full tuning with those of a layer at a time, and an adapter.
+const WAYS: [&[Change]; 3] = [
+    &[recompute, more_passes, offload, bf16_states, int8_states, no_masters, shorter],
+    &[
+        recompute,
+        optimiser_in_backward,
+        offload,
+        bf16_states,
+        int8_states,
+        no_masters,
+        shorter,
+        smaller_batch,
+    ],
+    &[adapter, recompute, more_passes, shorter],
+];
+
+fn recompute(run: &Changed, _: &Passes) -> Option<Changed> {
+    let open = run.recipe.recompute.is_some_and(|level| level != Recompute::Block);
+    open.then(|| {
+        run.with(r#"recompute = "block""#.to_owned(), |run| {
+            run.recipe.recompute = Some(Recompute::Block);
+        })
+    })?
+}
+
+/// Twice the passes, unless each has one sequence already.
+fn more_passes(run: &Changed, passes: &Passes) -> Option<Changed> {
+    let parts = (2 * passes.most_passes).min(run.recipe.batch_size);
+    let more = !run.recipe.optimizer_in_backward && parts > passes.most_passes;
+    more.then(|| {
+        run.with(format!("gradient_accumulation = {parts}"), |run| {
+            run.recipe.gradient_accumulation = Some(parts);
+        })
+    })?
+}
+
+fn optimiser_in_backward(run: &Changed, passes: &Passes) -> Option<Changed> {
+    let free = run.recipe.lora.is_none() && !run.recipe.optimizer_in_backward;
+    (free && passes.most_passes == 1).then(|| {
+        run.with("optimizer_in_backward = true (with clip = 0)".to_owned(), |run| {
+            run.recipe.optimizer_in_backward = true;
+            run.recipe.clip = 0.0;
+        })
+    })?
+}
+
+fn offload(run: &Changed, _: &Passes) -> Option<Changed> {
+    let held = run.recipe.lora.is_none() && !run.recipe.optimizer_offload;
+    held.then(|| {
+        run.with("optimizer_offload = true".to_owned(), |run| {
+            run.recipe.optimizer_offload = true;
+        })
+    })?
+}
+
+fn bf16_states(run: &Changed, _: &Passes) -> Option<Changed> {
+    states(run, Form::Bf16, "bf16")
+}
+
+fn int8_states(run: &Changed, _: &Passes) -> Option<Changed> {
+    states(run, Form::Int8, "int8")
+}
+
+fn no_masters(run: &Changed, _: &Passes) -> Option<Changed> {
+    let has_masters = run.recipe.lora.is_none() && run.recipe.master_weights;
+    has_masters.then(|| {
+        run.with("master_weights = false".to_owned(), |run| run.recipe.master_weights = false)
+    })?
+}
+
+fn shorter(run: &Changed, _: &Passes) -> Option<Changed> {
+    let length = run.sequence_length / 2;
+    (length >= 256).then(|| {
+        run.with(format!("sequence_length = {length}"), |run| run.sequence_length = length)
+    })?
+}
+
+fn adapter(run: &Changed, _: &Passes) -> Option<Changed> {
+    run.recipe.lora.is_none().then(|| {
+        run.with("lora = { rank = 16 }".to_owned(), |run| {
+            run.recipe.lora = crate::lora::LoraConfig::default().resolve().ok();
+            run.recipe.optimizer_in_backward = false;
+            run.recipe.master_weights = true;
+        })
+    })?
+}
+
+fn smaller_batch(run: &Changed, _: &Passes) -> Option<Changed> {
+    (run.recipe.batch_size > 1 && run.recipe.optimizer_in_backward).then(|| {
+        let size = run.recipe.batch_size / 2;
+        run.with(format!("batch_size = {size}"), |run| run.recipe.batch_size = size)
+    })?
+}
 
 /// The optimiser's states in a smaller form than they have.
 fn states(run: &Changed, form: Form, name: &str) -> Option<Changed> {
@@ -122,7 +159,7 @@ fn states(run: &Changed, form: Form, name: &str) -> Option<Changed> {
     run.with(format!("optimizer_states = \"{name}\""), |run| run.recipe.optimizer_states = form)
 }
 
-/// What each change saves by itself, and the first changes that together make the run fit.
+/// What each change saves by itself, and ways in which changes together make the run fit.
 ///
 /// # Errors
 /// If a plan fails.
@@ -144,25 +181,48 @@ pub fn advice(setup: &Setup, plan: &MemoryPlan, place: &Place) -> Result<String>
         }
     }
     let mut text = format!("what saves memory, each by itself:\n{}", table.to_string().trim_end());
-    match first_fit(setup, place, now, plan.total())? {
-        Some(run) => write!(text, "\nfits: {}", run.settings.join(", "))?,
-        None => {
-            write!(text, "\nnone of these fit together: take a smaller model or a larger card")?
+    let mut fits = Vec::new();
+    for way in WAYS {
+        if let Some(run) = fit(setup, place, &now, way)?.filter(|run| !fits.contains(&run.settings))
+        {
+            fits.push(run.settings);
         }
+    }
+    for settings in &fits {
+        write!(text, "\nfits: {}", settings.join(", "))?;
+    }
+    if fits.is_empty() {
+        write!(text, "\nnone of these fit together: take a smaller model or a larger card")?;
     }
     Ok(text)
 }
 
-/// Changes that save something, taken one after the other, each as often as it goes on saving, until
-/// the run fits.
+/// The run with changes of `way` that save something, one after the other and each as often as it
+/// goes on saving, until it fits; then without those that it fits without.
+fn fit(setup: &Setup, place: &Place, now: &Changed, way: &[Change]) -> Result<Option<Changed>> {
+    let Some(mut fits) = first_fit(setup, place, now, way)? else { return Ok(None) };
+    let mut needed = way.to_vec();
+    for at in (0..needed.len()).rev() {
+        let mut fewer = needed.clone();
+        fewer.remove(at);
+        let run = first_fit(setup, place, now, &fewer)?;
+        if let Some(run) = run.filter(|run| run.settings.len() < fits.settings.len()) {
+            (fits, needed) = (run, fewer);
+        }
+    }
+    Ok(Some(fits))
+}
+
 fn first_fit(
     setup: &Setup,
     place: &Place,
-    mut run: Changed,
-    mut total: u64,
+    now: &Changed,
+    way: &[Change],
 ) -> Result<Option<Changed>> {
-    let (_, mut passes) = run.plan(setup, place)?;
-    for change in CHANGES {
+    let mut run = now.clone();
+    let (plan, mut passes) = run.plan(setup, place)?;
+    let mut total = plan.total();
+    for change in way {
         while let Some(changed) = change(&run, &passes) {
             let (plan, of) = changed.plan(setup, place)?;
             if plan.total() >= total {
