@@ -10,7 +10,8 @@
 constexpr f32 LOG2_E = 1.4426950408889634f;
 constexpr f32 LN_2 = 0.6931471805599453f;
 
-/// Rows [row, end) of one document that begins at `start`: a block's share of queries or of keys.
+/// Rows [row, end) of one document that begins at `start`: a block's share of queries or of keys. Lists of
+/// a fixed length end with tiles of no rows, whose blocks have nothing to do.
 struct AttentionTile {
     i32 row;
     i32 start;

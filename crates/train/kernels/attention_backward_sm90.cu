@@ -223,6 +223,7 @@ DEVICE void backward_kv(const TensorMap& queries, const TensorMap& keys, const T
     DYNAMIC_SHARED(memory);
     u32 base = shared_address(memory);
     AttentionTile tile = task.list[blockIdx.x];
+    if (tile.row >= tile.end) return;
     i32 kv_head = i32(blockIdx.y), members = task.heads / task.key_values;
     u32 group = threadIdx.x / 128;
     i32 steps = steps_of_keys(tile, BKV, task.window, Layout::queries).count;  // of one query head
@@ -291,6 +292,7 @@ DEVICE void backward_q(const TensorMap& queries, const TensorMap& keys, const Te
     DYNAMIC_SHARED(memory);
     u32 base = shared_address(memory);
     AttentionTile tile = task.list[blockIdx.x];
+    if (tile.row >= tile.end) return;
     i32 head = i32(blockIdx.y), kv_head = head / (task.heads / task.key_values);
     u32 group = threadIdx.x / 128;
     i32 end = least(tile.row + BQ, tile.end);

@@ -137,6 +137,7 @@ DEVICE void warp_forward(const AttentionTask& task, const bf16* qkv, bf16* out, 
     DYNAMIC_SHARED(memory);
     u32 base = shared_address(memory);
     AttentionTile tile = task.list[blockIdx.x];
+    if (tile.row >= tile.end) return;
     i32 head = i32(blockIdx.y), k_head = task.heads + head / (task.heads / task.key_values);
     i32 v_head = k_head + task.key_values, width = (task.heads + 2 * task.key_values) * task.size;
     i32 end = least(tile.row + 64, tile.end);
@@ -211,6 +212,7 @@ DEVICE void warp_backward_kv(const AttentionTask& task, const bf16* qkv, const b
     DYNAMIC_SHARED(memory);
     u32 base = shared_address(memory);
     AttentionTile tile = task.list[blockIdx.x];
+    if (tile.row >= tile.end) return;
     i32 kv_head = i32(blockIdx.y), members = task.heads / task.key_values, k_head = task.heads + kv_head;
     i32 v_head = k_head + task.key_values, width = (task.heads + 2 * task.key_values) * task.size;
     i32 end = least(tile.row + 64, tile.end);
@@ -264,6 +266,7 @@ DEVICE void warp_backward_q(const AttentionTask& task, const bf16* qkv, const bf
     DYNAMIC_SHARED(memory);
     u32 base = shared_address(memory);
     AttentionTile tile = task.list[blockIdx.x];
+    if (tile.row >= tile.end) return;
     i32 head = i32(blockIdx.y), k_head = task.heads + head / (task.heads / task.key_values);
     i32 v_head = k_head + task.key_values, width = (task.heads + 2 * task.key_values) * task.size;
     i32 end = least(tile.row + 64, tile.end);

@@ -89,6 +89,7 @@ DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, c
     DYNAMIC_SHARED(memory);
     u32 base = shared_address(memory);
     AttentionTile tile = task.list[blockIdx.x];
+    if (tile.row >= tile.end) return;
     i32 head = i32(blockIdx.y), kv_head = head / (task.heads / task.key_values);
     u32 group = threadIdx.x / 128;
     i32 last_row = least(tile.row + BQ, tile.end) - 1;

@@ -3,9 +3,11 @@
 //
 // products [rows, vocabulary] f32 become logits: times `scale`, then cap · tanh(logit / cap) where `cap`
 // is not 0. losses[row] = log Σ exp(logit) − logit[target]. Where `gradient` is not null it gets
-// d products = `factor` · (softmax − one-hot) · slope.
+// d products = `factor` · (softmax − one-hot) · slope. A row whose target is IGNORED has no loss and no gradient.
 #include "attention.cuh"
 #include "block.cuh"
+
+constexpr u32 IGNORED = 0xffffffffu;
 
 // A thread takes four neighbours at a time where rows begin at sixteen bytes.
 DEVICE f32 logit_of(f32 product, f32 scale, f32 cap) {
@@ -32,10 +34,16 @@ DEVICE Four load_four(const f32* at, i64 i, i64 vocabulary, bool aligned, f32 sc
 }
 
 KERNEL_BOUNDS(cross_entropy, 512, 2, f32* losses, bf16* gradient, const f32* products, const u32* targets,
-              i64 vocabulary, f32 scale, f32 cap, f32 factor) {
+              i64 vocabulary, f32 scale, f32 cap, const f32* factor) {
     __shared__ f32 mosts[16];
     __shared__ f32 sums[64];
     i64 row = blockIdx.x, first = i64(threadIdx.x) * 4, step = i64(blockDim.x) * 4;
+    if (targets[row] == IGNORED) {
+        if (threadIdx.x == 0) losses[row] = 0.0f;
+        for (i64 i = threadIdx.x; gradient && i < vocabulary; i += blockDim.x)
+            gradient[row * vocabulary + i] = to_bf16(0.0f);
+        return;
+    }
     const f32* at = products + row * vocabulary;
     bool aligned = vocabulary % 4 == 0;
     // Each thread's maximum and sum over its share, then the block's.
@@ -60,13 +68,14 @@ KERNEL_BOUNDS(cross_entropy, 512, 2, f32* losses, bf16* gradient, const f32* pro
     i64 target = targets[row];
     if (threadIdx.x == 0) losses[row] = log_sum - logit_of(at[target], scale, cap);
     if (!gradient) return;
+    f32 times = *factor;
     for (i64 i = first; i < vocabulary; i += step) {
         Four four = load_four(at, i, vocabulary, aligned, scale, cap);
 #pragma unroll
         for (i32 j = 0; j < 4; ++j) {
             f32 x = four.x[j], p = exp2_fast((x - log_sum) * LOG2_E);
             f32 slope = cap != 0.0f ? scale * (1.0f - x / cap * (x / cap)) : scale;
-            four.x[j] = factor * (p - (i + j == target ? 1.0f : 0.0f)) * slope;
+            four.x[j] = times * (p - (i + j == target ? 1.0f : 0.0f)) * slope;
         }
         bf16* to = gradient + row * vocabulary + i;
         if (aligned) {

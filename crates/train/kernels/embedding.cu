@@ -1,7 +1,7 @@
 // Rows by number, and their gradient. A table is [ids, width]; `width` is a multiple of 8.
 //
 // The gradient adds rows in a fixed order: the host sorts row numbers by id (stable), so that each id is
-// one block's, which adds its rows one after the other.
+// one block's, which adds its rows one after the other. Ids of no rows may follow.
 #include "block.cuh"
 
 /// y row i = table row ids[i]; one warp a row.
@@ -24,6 +24,7 @@ DEVICE void scatter_sum(Eight& sum, const bf16* dy, const u32* order, u32 first,
 KERNEL(scatter_add_f32, f32* dtable, const bf16* dy, const u32* distinct, const u32* starts, const u32* order,
        i32 width) {
     u32 b = blockIdx.x;
+    if (starts[b] == starts[b + 1]) return;
     for (i32 i = i32(threadIdx.x) * 8; i < width; i += i32(blockDim.x) * 8) {
         f32* to = dtable + i64(distinct[b]) * width + i;
         Eight sum;
@@ -35,6 +36,7 @@ KERNEL(scatter_add_f32, f32* dtable, const bf16* dy, const u32* distinct, const 
 KERNEL(scatter_add_bf16, bf16* dtable, const bf16* dy, const u32* distinct, const u32* starts, const u32* order,
        i32 width) {
     u32 b = blockIdx.x;
+    if (starts[b] == starts[b + 1]) return;
     for (i32 i = i32(threadIdx.x) * 8; i < width; i += i32(blockDim.x) * 8) {
         bf16* to = dtable + i64(distinct[b]) * width + i;
         Eight sum = load_eight(to);

@@ -545,6 +545,9 @@ impl<'a, B: Connect> Trainer<'a, B> {
         if let Some(name) = self.team.model().first_not_finite() {
             return Err(self.diverged(self.step, &format!("{name} is no longer finite"), &[]));
         }
+        if let Some(why) = self.team.model().refusal() {
+            self.ctx.warn(format!("passes ran one launch at a time, which is slower: {why}"));
+        }
         self.write(kept_step).map_err(|error| explain_full_disk(error, self.out))?;
         let Setup { recipe, train, rates, .. } = &self.setup;
         self.checkpoints.finish(recipe.kept.map_or(0, |kept| kept.last))?;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
+use super::derived::Derived;
 use super::driver::{Address, Arguments, Driver, Grid, TensorMap, TensorShape};
-use super::memory::{Buffer, Index, Pool, bytes_of};
+use super::memory::{Buffer, Index, Pool};
 use crate::ops::{AttentionShape, CacheShape};
 
 /// Rows [row, end) of a document that begins at `start`; `AttentionTile` in attention.cuh.
@@ -19,6 +20,11 @@ pub struct Tile {
     /// One past the document's last row.
     pub end: i32,
     unused: i32,
+}
+
+impl Tile {
+    /// No rows at all, where a list is longer than its tiles.
+    pub const EMPTY: Self = Self { row: 0, start: 0, end: 0, unused: 0 };
 }
 
 /// `AttentionTask` in attention.cuh.
@@ -107,24 +113,8 @@ impl Attention<'_> {
     }
 
     fn list(&self, rows: usize, of_keys: bool) -> Result<(Arc<Buffer>, usize)> {
-        let window = self.shape.window;
-        let count: usize = self
-            .documents
-            .host
-            .windows(2)
-            .map(|pair| ((pair[1] - pair[0]) as usize).div_ceil(rows))
-            .sum();
-        let key = (rows as u32, window.unwrap_or(0) as u32, of_keys);
-        let mut derived =
-            self.documents.derived.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(held) = derived.get(&key) {
-            return Ok((Arc::clone(held), count));
-        }
-        let list = tiles(&self.documents.host, rows, window, of_keys);
-        let buffer = Arc::new(self.pool.take(size_of_val(&list[..]))?);
-        self.driver.copy_in(buffer.at, bytes_of(&list))?;
-        derived.insert(key, Arc::clone(&buffer));
-        Ok((buffer, count))
+        let what = Derived::Tiles { rows, window: self.shape.window, of_keys };
+        self.documents.derive((self.driver, self.pool), what)
     }
 
     fn task(&self, list: &Buffer, count: usize) -> Task {

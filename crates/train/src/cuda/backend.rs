@@ -155,6 +155,14 @@ impl Backend for Cuda {
         self.run_recorded(recorded, work);
     }
 
+    fn records(&self) -> bool {
+        true
+    }
+
+    fn place(&self, tensor: &Tensor) -> u64 {
+        tensor.at()
+    }
+
     fn refusal(recorded: &Recorded) -> Option<&str> {
         recorded.refused()
     }
@@ -263,7 +271,8 @@ impl Backend for Cuda {
     }
 
     fn index(&self, values: &[u32]) -> Index {
-        let mut index = Index { host: values.to_vec(), buffer: None, derived: Mutex::default() };
+        let (host, derived) = (values.to_vec(), Mutex::default());
+        let mut index = Index { host, buffer: None, room: None, derived };
         if !values.is_empty() {
             self.run(|| {
                 let buffer = self.pool.take(size_of_val(values))?;
@@ -275,15 +284,21 @@ impl Backend for Cuda {
         index
     }
 
+    fn index_with_room(&self, room: usize) -> Index {
+        let (host, room, derived) = (Vec::new(), Some(room), Mutex::default());
+        let buffer = room.filter(|&room| room > 0);
+        let buffer = self.run(|| buffer.map(|room| self.pool.take(4 * room)).transpose());
+        Index { host, buffer, room, derived }
+    }
+
     fn set_index(&self, index: &mut Index, values: &[u32]) {
         self.run(|| {
-            ensure!(index.host.len() == values.len(), "an index keeps its length");
-            index.host.copy_from_slice(values);
-            index.derived = Mutex::default();
-            match &index.buffer {
-                Some(buffer) => self.driver.copy_in(buffer.at, bytes_of(values)),
-                None => Ok(()),
-            }
+            let fits = match index.room {
+                Some(room) => values.len() <= room,
+                None => values.len() == index.host.len(),
+            };
+            ensure!(fits, "{} numbers where there is no room for them", values.len());
+            index.set(&*self.driver, values)
         });
     }
 
@@ -300,7 +315,10 @@ impl Backend for Cuda {
     }
 
     fn free_memory(&self) -> Option<u64> {
-        Some(self.run(|| Ok(self.driver.free_memory()? + self.pool.idle() as u64)))
+        Some(self.run(|| {
+            self.pool.release();
+            Ok(self.driver.free_memory()? + self.pool.idle() as u64)
+        }))
     }
 
     fn runs_ahead(&self) -> usize {

@@ -8,14 +8,12 @@ use anyhow::{Result, ensure};
 use super::Cuda;
 use super::driver::{Driver, GraphId};
 
-/// How often work runs plainly before it is recorded: kernels get compiled and the pool gets the
-/// memory that the work needs, for neither can happen in a recording.
-const PLAIN_RUNS: usize = 1;
-
-/// What one piece of work has come to: runs so far, then its recording.
+/// What one piece of work has come to: it runs plainly first, for kernels get compiled then and it
+/// shows what memory it takes, neither of which can happen in a recording; then there is its recording.
 #[derive(Default)]
 pub struct Recorded {
-    runs: usize,
+    /// Bytes that it takes and gives back.
+    bytes: Option<usize>,
     graph: Option<Graph>,
     /// Why it could not be recorded; it runs plainly then.
     refused: Option<String>,
@@ -33,6 +31,8 @@ impl Recorded {
 struct Graph {
     driver: Arc<dyn Driver>,
     id: GraphId,
+    /// The memory that it takes its own from; it cannot run with another.
+    generation: u64,
 }
 
 impl Drop for Graph {
@@ -45,18 +45,19 @@ impl Cuda {
     /// Does `work`: plainly at first, then by a recording of it. It must ask for the same each time,
     /// of tensors and indices that stay where they are.
     pub(super) fn run_recorded(&self, recorded: &mut Recorded, work: &mut dyn FnMut()) {
-        if let Some(graph) = &recorded.graph {
-            return self.run(|| self.driver.replay(graph.id));
+        if recorded.graph.as_ref().is_some_and(|graph| self.replay(graph)) {
+            return;
         }
-        if recorded.runs < PLAIN_RUNS || recorded.refused.is_some() {
-            recorded.runs += 1;
-            return work();
-        }
-        match self.record(work) {
-            Ok(graph) => {
-                self.run(|| self.driver.replay(graph.id));
-                recorded.graph = Some(graph);
-            }
+        recorded.graph = None;
+        let Some(bytes) = recorded.bytes.filter(|_| recorded.refused.is_none()) else {
+            self.pool.begin_trial();
+            work();
+            recorded.bytes = Some(self.pool.end_trial());
+            return;
+        };
+        match self.record(bytes, work) {
+            Ok(graph) if self.replay(&graph) => recorded.graph = Some(graph),
+            Ok(_) => work(),
             Err(fault) => {
                 recorded.refused = Some(format!("{fault:#}"));
                 work();
@@ -64,17 +65,29 @@ impl Cuda {
         }
     }
 
-    fn record(&self, work: &mut dyn FnMut()) -> Result<Graph> {
+    /// Runs a recording, unless its memory has gone to others; after a fault, nothing runs.
+    fn replay(&self, graph: &Graph) -> bool {
+        let is_gone = self.run(|| {
+            let is_gone = graph.generation != self.pool.generation();
+            if is_gone { Ok(true) } else { self.driver.replay(graph.id).map(|()| false) }
+        });
+        !is_gone
+    }
+
+    fn record(&self, bytes: usize, work: &mut dyn FnMut()) -> Result<Graph> {
         // Nothing runs after a fault, and the next check tells it.
         ensure!(self.turn.begin_recording(), "a fault came before it");
-        let ended = self.driver.begin_capture().and_then(|()| {
-            self.pool.set_recording(true);
-            work();
-            self.pool.set_recording(false);
-            self.driver.end_capture()
+        let ended = self.pool.begin_recording(bytes).and_then(|()| {
+            let ended = self.driver.begin_capture().and_then(|()| {
+                work();
+                self.driver.end_capture()
+            });
+            self.pool.end_recording();
+            ended
         });
+        let generation = self.pool.generation();
         let fault = self.turn.end_recording();
-        let graph = Graph { driver: Arc::clone(&self.driver), id: ended? };
+        let graph = Graph { driver: Arc::clone(&self.driver), id: ended?, generation };
         fault.map_or(Ok(graph), Err)
     }
 }

@@ -77,7 +77,7 @@ impl Cuda {
             .with(outputs as i64)
             .with(shape.logits.scale)
             .with(shape.logits.softcap.unwrap_or(0.0))
-            .with(gradient.map_or(0.0, |g| g.scale));
+            .with(gradient.map_or(0, |g| g.scale.at()));
         self.driver.launch("cross_entropy", Grid::line(rows, 512), arguments)?;
         let Some(gradient) = gradient else { return Ok(()) };
         let to = Target::Bf16(gradient.hidden.at() + row as Address);

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::arena::Arena;
+use super::derived::Derived;
 use super::driver::{Address, Driver};
 use crate::ops::Kind;
 
@@ -67,8 +68,10 @@ pub struct Usage {
 
 /// A device's memory, shared by all that stands in it.
 ///
-/// What is taken while work is recorded stays with the recordings: they write to it whenever they run
-/// again. They run one after the other, so that all of them share it.
+/// What is taken while work is recorded the recording writes to whenever it runs again. Recordings run
+/// one after the other, so that one piece of memory, as large as the largest of them needs, serves them
+/// all. It gives way: where there is no memory left for others, it goes back, and what was recorded
+/// has to be recorded again.
 pub struct Pool {
     driver: Arc<dyn Driver>,
     state: Mutex<State>,
@@ -78,10 +81,13 @@ pub struct Pool {
 struct State {
     arena: Option<Arena>,
     free: Free,
-    /// Free memory of recordings.
-    recorded: Free,
+    /// The memory of recordings, and how often it was another.
+    scratch: Option<Arena>,
+    generation: u64,
     /// Whether work is being recorded.
     recording: bool,
+    /// What work that is to be recorded takes, as if it had memory of its own.
+    trial: Trial,
     usage: [Usage; Use::ALL.len()],
     /// How often the driver was asked for memory.
     allocations: usize,
@@ -89,21 +95,49 @@ struct State {
 
 type Free = BTreeMap<usize, Vec<Address>>;
 
+/// Memory that is nowhere, of which work that runs takes what it would need.
+#[derive(Default)]
+struct Trial {
+    arena: Option<Arena>,
+    /// How many such memories there were, and how many trials go on in this one.
+    number: u64,
+    open: usize,
+}
+
 impl State {
+    /// Takes back what was taken for so many bytes.
+    fn give(&mut self, at: Address, size: usize) {
+        match &mut self.arena {
+            Some(arena) if arena.holds(at) => arena.give(at, size),
+            _ => self.free.entry(size).or_default().push(at),
+        }
+    }
+
+    /// Takes back the memory of recordings; whether there was any that nothing stands in.
+    fn release(&mut self) -> bool {
+        if self.recording || self.scratch.as_ref().is_none_or(|scratch| !scratch.is_free()) {
+            return false;
+        }
+        if let Some(scratch) = self.scratch.take() {
+            self.give(scratch.base(), scratch.size());
+        }
+        self.generation += 1;
+        true
+    }
+
     fn pop(free: &mut Free, bytes: usize) -> Option<Address> {
         free.get_mut(&bytes).and_then(Vec::pop)
     }
 
     /// Memory for so many bytes out of what is there.
     fn take(&mut self, bytes: usize, class: usize) -> Option<(Address, usize)> {
-        if self.recording {
-            // By class, so that one recording's memory fits the next one's.
-            let held = Self::pop(&mut self.recorded, class);
-            let held = held.or_else(|| self.arena.as_mut().and_then(|arena| arena.take(class)));
-            return held.or_else(|| Self::pop(&mut self.free, class)).map(|at| (at, class));
-        }
-        let own = self.arena.as_mut().and_then(|arena| arena.take(bytes)).map(|at| (at, bytes));
-        own.or_else(|| Self::pop(&mut self.free, class).map(|at| (at, class)))
+        let of_arena = |state: &mut Self| Some((state.arena.as_mut()?.take(bytes)?, bytes));
+        let held = of_arena(self).or_else(|| {
+            let beside = self.arena.as_ref().zip(self.scratch.as_ref());
+            let gives_way = beside.is_some_and(|(arena, scratch)| arena.holds(scratch.base()));
+            if gives_way && self.release() { of_arena(self) } else { None }
+        });
+        held.or_else(|| Self::pop(&mut self.free, class).map(|at| (at, class)))
     }
 }
 
@@ -132,6 +166,7 @@ impl Pool {
     /// If the device has not so much left.
     pub fn reserve(&self, bytes: usize) -> Result<()> {
         let state = &mut *self.state();
+        state.release();
         if let Some(arena) = &state.arena {
             if !arena.is_free() || arena.size() >= bytes {
                 return Ok(());
@@ -159,32 +194,54 @@ impl Pool {
     /// # Errors
     /// If the device has none left.
     pub fn take_for(self: &Arc<Self>, purpose: Use, bytes: usize) -> Result<Buffer> {
-        let class = Self::class(bytes);
-        let (held, recorded) = {
-            let state = &mut *self.state();
-            (state.take(bytes, class), state.recording)
-        };
-        let (at, size) = match held {
-            Some(held) => held,
+        let (at, size, recorded) = match self.take_recorded(bytes)? {
+            Some(at) => (at, bytes, true),
             None => {
-                // What others gave back may be of no use to anyone, but in the way.
-                let at = self.driver.allocate(class).or_else(|error| match self.give_back() {
-                    true => self.driver.allocate(class),
-                    false => Err(error),
-                })?;
-                self.state().allocations += 1;
-                (at, class)
+                let (at, size) = self.take_plain(bytes)?;
+                (at, size, false)
             }
         };
-        let usage = &mut self.state().usage[purpose as usize];
+        let state = &mut *self.state();
+        let usage = &mut state.usage[purpose as usize];
         usage.now += bytes;
         usage.peak = usage.peak.max(usage.now);
-        Ok(Buffer { pool: Arc::clone(self), at, size, recorded, purpose, bytes })
+        let number = state.trial.number;
+        let tried = state.trial.arena.as_mut().and_then(|arena| arena.take(bytes));
+        let tried = tried.map(|at| (at, number));
+        Ok(Buffer { pool: Arc::clone(self), at, size, recorded, tried, purpose, bytes })
+    }
+
+    /// Where so many bytes are, and how many they are.
+    fn take_plain(&self, bytes: usize) -> Result<(Address, usize)> {
+        let class = Self::class(bytes);
+        let held = self.state().take(bytes, class);
+        if let Some(held) = held {
+            return Ok(held);
+        }
+        // What others gave back may be of no use to anyone, but in the way.
+        let at = self.driver.allocate(class).or_else(|error| match self.give_back() {
+            true => self.driver.allocate(class),
+            false => Err(error),
+        })?;
+        self.state().allocations += 1;
+        Ok((at, class))
+    }
+
+    /// Where so many bytes of the memory of recordings are, if work is being recorded.
+    fn take_recorded(&self, bytes: usize) -> Result<Option<Address>> {
+        let state = &mut *self.state();
+        if !state.recording {
+            return Ok(None);
+        }
+        let at = state.scratch.as_mut().and_then(|scratch| scratch.take(bytes));
+        let at = at.context("a recording takes more memory than its work did before")?;
+        Ok(Some(at))
     }
 
     /// Gives the driver back what is kept for the next who asks; whether there was any.
     fn give_back(&self) -> bool {
         let state = &mut *self.state();
+        state.release();
         if state.recording || state.free.is_empty() {
             return false;
         }
@@ -194,9 +251,64 @@ impl Pool {
         true
     }
 
-    /// Says whether work is being recorded from here on.
-    pub fn set_recording(&self, recording: bool) {
-        self.state().recording = recording;
+    /// Counts what is taken from here to [`Pool::end_trial`] as if it had memory of its own.
+    pub fn begin_trial(&self) {
+        let trial = &mut self.state().trial;
+        if trial.open == 0 {
+            trial.arena = Some(Arena::new(0, usize::MAX / 4));
+            trial.number += 1;
+        }
+        trial.open += 1;
+    }
+
+    /// How much memory of its own would have been enough.
+    #[must_use]
+    pub fn end_trial(&self) -> usize {
+        let trial = &mut self.state().trial;
+        let top = trial.arena.as_ref().map_or(0, Arena::top);
+        trial.open -= 1;
+        if trial.open == 0 {
+            trial.arena = None;
+        }
+        top
+    }
+
+    /// Lets what is taken from here to [`Pool::end_recording`] come out of the memory of recordings,
+    /// which has room for so many bytes.
+    ///
+    /// # Errors
+    /// If the device has not so much left.
+    pub fn begin_recording(&self, bytes: usize) -> Result<()> {
+        if self.state().scratch.as_ref().is_none_or(|scratch| scratch.size() < bytes) {
+            self.state().release();
+            ensure!(self.state().scratch.is_none(), "something stands in the recordings' memory");
+            let (size, is_reserved) = (Self::class(bytes), self.state().arena.is_some());
+            let (at, size) = if is_reserved {
+                let held = self.state().take(size, size);
+                held.context("the reserved memory has no room for a recording")?
+            } else {
+                self.take_plain(size)?
+            };
+            self.state().scratch = Some(Arena::new(at, size));
+        }
+        self.state().recording = true;
+        Ok(())
+    }
+
+    /// Ends it.
+    pub fn end_recording(&self) {
+        self.state().recording = false;
+    }
+
+    /// Which memory recordings have; those that were made with another cannot run any more.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.state().generation
+    }
+
+    /// Takes the memory of recordings back.
+    pub fn release(&self) {
+        self.state().release();
     }
 
     /// What the memory in use is for.
@@ -229,8 +341,9 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.release();
         let inside = |at: &Address| state.arena.as_ref().is_some_and(|arena| arena.holds(*at));
-        for at in state.free.values().chain(state.recorded.values()).flatten() {
+        for at in state.free.values().flatten() {
             if !inside(at) {
                 self.driver.free(*at);
             }
@@ -248,8 +361,10 @@ pub struct Buffer {
     pub at: Address,
     /// Bytes that it occupies.
     size: usize,
-    /// Whether it was taken while work was recorded.
+    /// Whether it is part of the memory of recordings.
     recorded: bool,
+    /// Where it would be in the memory of a trial, and of which.
+    tried: Option<(Address, u64)>,
     purpose: Use,
     /// Bytes that were asked for.
     bytes: usize,
@@ -259,10 +374,15 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let state = &mut *self.pool.state();
         state.usage[self.purpose as usize].now -= self.bytes;
-        match &mut state.arena {
-            _ if self.recorded => state.recorded.entry(self.size).or_default().push(self.at),
-            Some(arena) if arena.holds(self.at) => arena.give(self.at, self.size),
-            _ => state.free.entry(self.size).or_default().push(self.at),
+        let trial = &mut state.trial;
+        if let (Some(arena), Some((at, number))) = (&mut trial.arena, self.tried)
+            && number == trial.number
+        {
+            arena.give(at, self.bytes);
+        }
+        match &mut state.scratch {
+            Some(scratch) if self.recorded => scratch.give(self.at, self.size),
+            _ => state.give(self.at, self.size),
         }
     }
 }
@@ -354,8 +474,10 @@ impl Tensor {
 pub struct Index {
     pub(super) host: Vec<u32>,
     pub(super) buffer: Option<Buffer>,
-    /// Work lists of attention by (rows of a tile, window, keys), and the order of a scatter.
-    pub(super) derived: Mutex<BTreeMap<(u32, u32, bool), Arc<Buffer>>>,
+    /// For how many numbers there is room, where their count may change.
+    pub(super) room: Option<usize>,
+    /// What was derived, and for how many blocks.
+    pub(super) derived: Mutex<BTreeMap<Derived, (Arc<Buffer>, usize)>>,
 }
 
 impl Index {

@@ -9,6 +9,7 @@ mod backend;
 pub mod bench;
 mod card;
 mod counter;
+mod derived;
 pub mod driver;
 #[doc(hidden)]
 pub mod emulator;
@@ -36,6 +37,8 @@ pub mod suite;
 mod tests;
 #[cfg(test)]
 mod tiles;
+#[cfg(test)]
+mod training_tests;
 mod turn;
 
 pub use backend::Cuda;

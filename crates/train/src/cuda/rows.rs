@@ -1,14 +1,12 @@
 //! Launch code of what goes over rows: rotary embedding, gates, rows by number.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
-
 use anyhow::Result;
 use artifact::bail_user;
 
 use super::Cuda;
+use super::derived::Derived;
 use super::driver::{Address, Arguments, Grid};
-use super::memory::{Buffer, Dtype, Index, Tensor, bytes_of};
+use super::memory::{Dtype, Index, Tensor};
 use super::norm;
 use crate::ops::{Activation, GluShape, Heads, RopeLayout};
 
@@ -89,7 +87,7 @@ impl Cuda {
         if ids.host.is_empty() {
             return Ok(());
         }
-        let (order, distinct) = self.scatter_order(ids)?;
+        let (order, distinct) = ids.derive((&*self.driver, &self.pool), Derived::Order)?;
         let place = |entry: usize| order.at + (entry * 4) as Address;
         let arguments = Arguments::new()
             .with(dtable.at())
@@ -103,30 +101,5 @@ impl Cuda {
             Dtype::Bf16 => "scatter_add_bf16",
         };
         self.driver.launch(kernel, Grid::line(distinct, 128), arguments)
-    }
-
-    /// The order in which rows are added by id: distinct ids, where each one's rows begin, rows.
-    fn scatter_order(&self, ids: &Index) -> Result<(Arc<Buffer>, usize)> {
-        let mut by_id: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (row, &id) in ids.host.iter().enumerate() {
-            by_id.entry(id).or_default().push(row as u32);
-        }
-        let distinct = by_id.len();
-        let mut derived = ids.derived.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = derived.get(&(0, 0, false)) {
-            return Ok((Arc::clone(held), distinct));
-        }
-        let mut all: Vec<u32> = by_id.keys().copied().collect();
-        let mut start = 0;
-        for rows in by_id.values() {
-            all.push(start);
-            start += rows.len() as u32;
-        }
-        all.push(start);
-        all.extend(by_id.values().flatten());
-        let buffer = Arc::new(self.pool.take(size_of_val(&all[..]))?);
-        self.driver.copy_in(buffer.at, bytes_of(&all))?;
-        derived.insert((0, 0, false), Arc::clone(&buffer));
-        Ok((buffer, distinct))
     }
 }

@@ -99,6 +99,11 @@ fn steps_and_decoding_repeat_bit_for_bit() {
 }
 
 #[test]
+fn recorded_training_passes_give_the_bits_of_plain_ones() {
+    hold(&["recorded-training"]);
+}
+
+#[test]
 fn a_resumed_training_ends_with_the_same_bits() {
     hold(&["trainer"]);
 }

@@ -152,6 +152,16 @@ pub(super) struct HeadActivations<T> {
 }
 
 impl<T> Activations<T> {
+    /// Whether there is room for `rows`.
+    pub fn fit(this: &Option<Self>, rows: usize, purpose: Purpose) -> bool {
+        this.as_ref().is_some_and(|held| held.rows >= rows && held.purpose == purpose)
+    }
+
+    /// How many rows there is room for.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Makes sure that there is room for `rows`. `ranks`: R of each projection's adapter, which are
     /// the same all the time.
     pub fn reserve<'a, B: Backend<Tensor = T>>(
@@ -162,7 +172,7 @@ impl<T> Activations<T> {
         purpose: Purpose,
         ranks: [usize; 4],
     ) -> &'a mut Self {
-        if this.as_ref().is_none_or(|held| held.rows < rows || held.purpose != purpose) {
+        if !Self::fit(this, rows, purpose) {
             // The old memory goes before the new comes.
             *this = None;
         }

@@ -3,13 +3,13 @@
 //!
 //! Shapes as there.
 
-use super::Packed;
 use super::activations::{
     Activations, Internals, LayerActivations, LayerMemory, Normed, Recompute, Scratch,
 };
 use super::adapter::Trained;
+use super::batch::Packed;
 use super::decoder::Pass;
-use super::projection::{Into, LayerGradients};
+use super::projection::{LayerGradients, Onto};
 use super::weights::Projection;
 use crate::ops::{Backend, HeadGradient, HeadShape, NormGradients, SavedAttention};
 
@@ -20,9 +20,9 @@ impl<B: Backend> Pass<'_, B> {
         &self,
         batch: &Packed<B>,
         kept: &mut Activations<B::Tensor>,
-        gradients: &mut [Into<'_, B::Tensor>],
+        gradients: &mut [Onto<'_, B::Tensor>],
     ) {
-        let (ops, c, counted) = (self.backend, self.config.hidden_size, batch.counted_rows.len());
+        let (ops, c, counted) = (self.backend, self.config.hidden_size, batch.counted_rows);
         if counted == 0 {
             return;
         }
@@ -67,7 +67,7 @@ impl<B: Backend> Pass<'_, B> {
         l: usize,
         batch: &Packed<B>,
         kept: &mut Activations<B::Tensor>,
-        gradients: &mut [Into<'_, B::Tensor>],
+        gradients: &mut [Onto<'_, B::Tensor>],
         recompute: Recompute,
     ) {
         let (streams, mut memory) = kept.layer(l);
@@ -84,7 +84,7 @@ impl<B: Backend> Pass<'_, B> {
         &self,
         batch: &Packed<B>,
         kept: &mut Activations<B::Tensor>,
-        gradients: &mut [Into<'_, B::Tensor>],
+        gradients: &mut [Onto<'_, B::Tensor>],
     ) {
         let [(_, Trained::Full(gradients))] = gradients else { return };
         let (ops, c) = (self.backend, self.config.hidden_size);

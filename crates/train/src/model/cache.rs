@@ -12,8 +12,9 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use super::activations::{Activations, Purpose};
+use super::batch::{Filling, Joined, Packed};
 use super::decoder::{Apart, Attend, Pass};
-use super::{Batch, Decoder, ModelConfig, Packed};
+use super::{Batch, Decoder, ModelConfig};
 use crate::ops::sample::Choice;
 use crate::ops::{AttentionShape, Backend, CacheShape, Cpu, Draw, Kind, SampleShape};
 
@@ -264,7 +265,8 @@ impl<B: Backend + Clone> Decoder<B> {
         }
         batch.check(&self.config)?;
         self.memory.reserve_angles(&self.backend, &self.config, batch.longest());
-        let (packed, slots) = (batch.pack(&self.backend), self.backend.index(&slots));
+        let joined = Joined::of([&batch], Filling::NONE, self.config.vocab_size);
+        let (packed, slots) = (joined.pack(&self.backend), self.backend.index(&slots));
         let capacity = cache.capacity;
         let attend = Attend::Fill { caches: &mut cache.layers, slots: &slots, capacity };
         self.products(&packed, attend, batch.tokens.len())?;
@@ -508,7 +510,7 @@ impl<B: Backend> Rows<B> {
 
     /// What the rows begin with. Those beyond `tokens` start over in the spare slot.
     fn set(&mut self, backend: &B, cache: &KvCache<B>, tokens: &[(usize, u32)], chances: &[u64]) {
-        let rows = self.packed.counted_rows.len();
+        let rows = self.packed.counted_rows;
         let filled = |values: &mut dyn Iterator<Item = u32>, spare: u32| {
             let mut values: Vec<u32> = values.collect();
             values.resize(rows, spare);
@@ -541,7 +543,7 @@ impl<B: Backend> Packed<B> {
             positions: backend.index(positions),
             documents: backend.index(&[]),
             counted: backend.index(&all),
-            counted_rows: all,
+            counted_rows: all.len(),
             targets: backend.index(&[]),
         }
     }

@@ -9,13 +9,14 @@
 
 use std::cell::RefCell;
 
+use super::ModelConfig;
 use super::activations::{
     Activations, Internals, LayerActivations, LayerMemory, Normed, Recompute, Scratch,
 };
+use super::batch::Packed;
 use super::family::Block;
 use super::projection::Lane;
 use super::weights::{LayerWeights, Projection, Weights};
-use super::{ModelConfig, Packed};
 use crate::ops::{Backend, CacheShape, Kind, Plus};
 
 /// What attention looks at. What goes through a cache takes the form of products whose rows do not
@@ -253,7 +254,7 @@ impl<B: Backend> Pass<'_, B> {
 
     /// The rows that count, normed for the head.
     pub fn head_stream(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>) {
-        let (ops, c, counted) = (self.backend, self.config.hidden_size, batch.counted_rows.len());
+        let (ops, c, counted) = (self.backend, self.config.hidden_size, batch.counted_rows);
         let last = self.last(kept);
         let Normed { x, inverse } = &mut kept.head.stream;
         ops.gather_rows(x, &kept.streams[last], &batch.counted, c);
@@ -264,7 +265,7 @@ impl<B: Backend> Pass<'_, B> {
     /// The head's products `[counted, V]` of the counted rows, into `head.logits`.
     pub fn products(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>) {
         self.head_stream(batch, kept);
-        let (ops, head, counted) = (self.backend, &mut kept.head, batch.counted_rows.len());
+        let (ops, head, counted) = (self.backend, &mut kept.head, batch.counted_rows);
         let linear = self.config.head(counted).linear;
         let len = counted * linear.outputs;
         if ops.len(&head.logits) < len {

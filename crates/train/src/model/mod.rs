@@ -6,6 +6,7 @@
 mod activations;
 pub mod adapter;
 mod backward;
+mod batch;
 mod cache;
 pub mod config;
 mod decoder;
@@ -15,6 +16,7 @@ mod folder;
 mod passes;
 pub mod peft;
 mod projection;
+mod repeats;
 pub mod rope;
 mod side_by_side;
 mod training;
@@ -23,8 +25,7 @@ pub mod weights;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
 
 use crate::ops::{Backend, Cpu, Kind};
 use adapter::{Adapter, Layout, Lora, Trained};
@@ -33,6 +34,7 @@ use projection::Moment;
 use weights::{Part, Spec, Weights};
 
 pub use activations::Recompute;
+pub use batch::Batch;
 pub use cache::{KvCache, Logits};
 pub use config::ModelConfig;
 pub use folder::Dtype;
@@ -58,7 +60,7 @@ pub struct Decoder<B: Backend> {
     recompute: Recompute,
     /// Where its training stands.
     moment: Moment,
-    memory: Memory<B::Tensor>,
+    memory: Memory<B>,
     /// Where it meets the runs that it is trained side by side with.
     seat: Option<Seat<B>>,
 }
@@ -69,92 +71,6 @@ struct Attached<T> {
     tensors: Adapter<T>,
     /// Whose weights they are.
     base: Base,
-}
-
-/// N tokens laid end to end; attention stays inside each document. No padding tokens exist, and
-/// rotary positions restart at each document.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch {
-    /// Token ids `[N]`.
-    pub tokens: Vec<u32>,
-    /// The token after each one `[N]`; −1: not counted.
-    pub targets: Vec<i32>,
-    /// Where each document starts, and N at the end.
-    pub documents: Vec<u32>,
-}
-
-/// A checked batch in a backend's memory.
-struct Packed<B: Backend> {
-    tokens: B::Index,
-    positions: B::Index,
-    documents: B::Index,
-    /// The rows that count, for the backend and for the host.
-    counted: B::Index,
-    counted_rows: Vec<u32>,
-    /// Their targets.
-    targets: B::Index,
-}
-
-impl Batch {
-    /// Checks ids, targets and documents against the config.
-    fn check(&self, config: &ModelConfig) -> Result<()> {
-        let rows = self.tokens.len();
-        ensure!(rows > 0, "the batch is empty");
-        ensure!(self.targets.len() == rows, "{} targets for {rows} tokens", self.targets.len());
-        for id in self
-            .tokens
-            .iter()
-            .map(|&id| i64::from(id))
-            .chain(self.targets.iter().map(|&id| i64::from(id)))
-        {
-            ensure!(
-                (-1..config.vocab_size as i64).contains(&id),
-                "token id {id} in a vocabulary of {}",
-                config.vocab_size
-            );
-        }
-        let ends = (self.documents.first(), self.documents.last());
-        ensure!(
-            ends == (Some(&0), Some(&(rows as u32))),
-            "documents must go from 0 to {rows}, not {ends:?}"
-        );
-        for pair in self.documents.windows(2) {
-            let len = i64::from(pair[1]) - i64::from(pair[0]);
-            ensure!(
-                (1..=config.max_position_embeddings as i64).contains(&len),
-                "a document of {len} tokens where 1 to {} are possible",
-                config.max_position_embeddings
-            );
-        }
-        Ok(())
-    }
-
-    fn pack<B: Backend>(&self, backend: &B) -> Packed<B> {
-        let positions: Vec<u32> =
-            self.documents.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
-        let counted: Vec<u32> = self
-            .targets
-            .iter()
-            .zip(0..)
-            .filter(|(target, _)| **target >= 0)
-            .map(|(_, row)| row)
-            .collect();
-        let targets: Vec<u32> =
-            counted.iter().map(|&row| self.targets[row as usize] as u32).collect();
-        Packed {
-            tokens: backend.index(&self.tokens),
-            positions: backend.index(&positions),
-            documents: backend.index(&self.documents),
-            counted: backend.index(&counted),
-            counted_rows: counted,
-            targets: backend.index(&targets),
-        }
-    }
-
-    /// Length of the longest document.
-    fn longest(&self) -> usize {
-        self.documents.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
-    }
 }
 
 impl<B: Backend + Clone> Decoder<B> {

@@ -3,46 +3,46 @@
 //! the others, bit for bit.
 
 use std::cell::RefCell;
-use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
 
 use super::activations::{Activations, Purpose, Recompute};
 use super::adapter::Trained;
+use super::batch::{Batch, Filling, Joined, Packed, scalar};
 use super::decoder::{Apart, Attend, Pass};
-use super::projection::{Into, Lane, Moment};
+use super::projection::{Into, Lane, Moment, Onto};
+use super::repeats::{Repeat, Repeats, Shape};
 use super::weights::{Piece, Weights};
-use super::{Attached, Batch, ModelConfig, Packed};
+use super::{Attached, ModelConfig};
 use crate::ops::{Backend, Kind};
 
 /// The memory of passes, taken for the largest batch seen.
-pub(super) struct Memory<T> {
+pub(super) struct Memory<B: Backend> {
     /// Cosines and sines of each of the config's ropes for the positions met so far, and how many
     /// those are.
-    pub angles: (Vec<T>, usize),
+    pub angles: (Vec<B::Tensor>, usize),
     /// Of training passes, and of passes without a gradient.
-    pub training: Option<Activations<T>>,
-    pub inference: Option<Activations<T>>,
+    training: Option<Activations<B::Tensor>>,
+    pub inference: Option<Activations<B::Tensor>>,
     /// What an adapter reads, once some of it is dropped, and for how many values there is room.
-    pub dropped: Option<(RefCell<T>, usize)>,
+    dropped: Option<(RefCell<B::Tensor>, usize)>,
+    /// Training passes that may come again, in this memory.
+    pub repeats: Repeats<B>,
 }
 
-impl<T> Default for Memory<T> {
+impl<B: Backend> Default for Memory<B> {
     fn default() -> Self {
-        Self { angles: (Vec::new(), 0), training: None, inference: None, dropped: None }
+        let (training, inference, repeats) = (None, None, Repeats::default());
+        Self { angles: (Vec::new(), 0), training, inference, dropped: None, repeats }
     }
 }
 
-impl<T> Memory<T> {
+impl<B: Backend> Memory<B> {
     /// Sees to it that positions below `positions` have their angles.
-    pub fn reserve_angles<B: Backend<Tensor = T>>(
-        &mut self,
-        backend: &B,
-        config: &ModelConfig,
-        positions: usize,
-    ) {
+    pub fn reserve_angles(&mut self, backend: &B, config: &ModelConfig, positions: usize) {
         if self.angles.1 < positions {
+            self.repeats.clear();
             let positions = positions.next_power_of_two();
             let table = |rope: &super::rope::Rope| {
                 backend.tensor(Kind::Statistic, rope.table(positions, config.head_dim))
@@ -51,17 +51,32 @@ impl<T> Memory<T> {
         }
     }
 
-    /// Room for `len` values of what an adapter reads.
-    pub fn reserve_dropped<'a, B: Backend<Tensor = T>>(
-        dropped: &'a mut Option<(RefCell<T>, usize)>,
-        backend: &B,
-        len: usize,
-    ) -> &'a RefCell<T> {
-        if dropped.as_ref().is_none_or(|(_, held)| *held < len) {
-            *dropped = None;
+    /// Room for what adapters read in passes over so many rows, once some of it is dropped.
+    pub fn reserve_dropped(&mut self, backend: &B, config: &ModelConfig, rows: usize) {
+        let len = rows * config.widest();
+        if self.dropped.as_ref().is_none_or(|(_, held)| *held < len) {
+            self.dropped = None;
         }
         let new = || (RefCell::new(backend.zeros(Kind::Activation, len)), len);
-        &dropped.get_or_insert_with(new).0
+        self.dropped.get_or_insert_with(new);
+    }
+
+    /// Sees to it that there is room for passes over so many rows.
+    pub fn reserve(
+        &mut self,
+        backend: &B,
+        config: &ModelConfig,
+        (rows, purpose): (usize, Purpose),
+        ranks: [usize; 4],
+    ) {
+        let held = match purpose {
+            Purpose::Inference => &mut self.inference,
+            Purpose::Training(_) => &mut self.training,
+        };
+        if !Activations::fit(held, rows, purpose) && purpose != Purpose::Inference {
+            self.repeats.clear();
+        }
+        Activations::reserve(held, backend, config, rows, purpose, ranks);
     }
 }
 
@@ -101,111 +116,165 @@ impl<B: Backend> Over<'_, B> {
     }
 }
 
+impl<B: Backend> Over<'_, B> {
+    /// From the rows to the losses of those that count and the gradient of the last stream.
+    fn forward(
+        &self,
+        weights: &Weights<B::Tensor>,
+        packed: &Packed<B>,
+        kept: &mut Activations<B::Tensor>,
+        gradients: &mut [Onto<'_, B::Tensor>],
+    ) {
+        self.pass(weights).forward(packed, kept, Attend::Documents);
+        self.pass(weights).losses(packed, kept, gradients);
+    }
+
+    /// One piece of the way back.
+    fn backward(
+        &self,
+        (piece, recompute): (Piece, Recompute),
+        weights: &Weights<B::Tensor>,
+        packed: &Packed<B>,
+        kept: &mut Activations<B::Tensor>,
+        gradients: &mut [Onto<'_, B::Tensor>],
+    ) {
+        let pass = self.pass(weights);
+        match piece {
+            Piece::Head => (),
+            Piece::Layer(l) => pass.layer_backward(l, packed, kept, gradients, recompute),
+            Piece::Embedding => pass.embedding_backward(packed, kept, gradients),
+        }
+    }
+
+    /// What an adapter that goes beside parts of a map leaves of the gradients.
+    fn clear_outside(&self, gradients: &mut [Onto<'_, B::Tensor>]) {
+        for ((_, gradients), lane) in gradients.iter_mut().zip(self.lanes) {
+            if let (Some(attached), Trained::Adapter(tensors)) = (lane.adapter, gradients) {
+                attached.layout.clear_outside(self.backend, tensors);
+            }
+        }
+    }
+}
+
 impl<B: Backend> Ground<'_, B> {
     /// The losses of each run's tokens, 0 where masked; every run has a gradient to add to, or none
     /// has. Weights that are trained are one run's alone. With `between`, nothing goes back if a loss
     /// is no number.
+    ///
+    /// A small training pass of one run whose gradients are taken whole, without dropout, is recorded, where
+    /// the backend does that, and run again when its shape comes again. What it yields is the same, bit for bit:
+    /// what it is filled up to depends on each run's batch alone.
     pub fn pass(
         &mut self,
-        memory: &mut Memory<B::Tensor>,
+        memory: &mut Memory<B>,
         runs: Vec<Run<'_, B::Tensor>>,
-        mut between: Option<&mut Between<'_, B::Tensor>>,
+        between: Option<&mut Between<'_, B::Tensor>>,
     ) -> Result<Vec<Vec<f32>>> {
-        let Ground { backend, config, weights, recompute } = self;
+        let (backend, config) = (self.backend, self.config);
         let batches: Vec<&Batch> = runs.iter().map(|run| run.batch).collect();
-        let joined = Batch::join(&batches);
-        memory.reserve_angles(*backend, config, joined.longest());
-        let (packed, rows) = (joined.pack(*backend), joined.tokens.len());
+        let is_training = runs.iter().any(|run| run.into.is_some());
+        let filling = if is_training { Filling::of(backend, config) } else { Filling::NONE };
+        let joined = Joined::of(batches.iter().copied(), filling, config.vocab_size);
+        let longest = batches.iter().map(|batch| batch.longest()).max().unwrap_or(0);
+        memory.reserve_angles(backend, config, longest);
         let adapter = runs.iter().find_map(|run| run.adapter);
+        let drops = is_training && adapter.is_some_and(|one| one.layout.lora.dropout > 0.0);
+        let repeats = match &runs[..] {
+            // Masks are other ones in each pass.
+            [run] => filling.fills(run.batch.tokens.len()) && !joined.counted.is_empty() && !drops,
+            _ => false,
+        };
         let ranks = adapter.map_or([0; 4], |attached| attached.layout.ranks());
-        let (mut lanes, mut gradients, mut first) = (Vec::new(), Vec::new(), 0);
-        for Run { batch, adapter, into, moment } in runs {
-            let rows = first..first + batch.tokens.len();
-            let (counted, moment) = (packed.counted_of(&rows), into.is_some().then_some(moment));
-            lanes.push(Lane { rows, counted, adapter, moment });
-            gradients.extend(into);
-            first += batch.tokens.len();
+        let rows = joined.tokens.len();
+        let purpose =
+            if is_training { Purpose::Training(self.recompute) } else { Purpose::Inference };
+        memory.reserve(backend, config, (rows, purpose), ranks);
+        if drops {
+            memory.reserve_dropped(backend, config, rows);
         }
-        let (held, purpose) = match gradients.is_empty() {
-            true => (&mut memory.inference, Purpose::Inference),
-            false => (&mut memory.training, Purpose::Training(*recompute)),
-        };
-        let kept = Activations::reserve(held, *backend, config, rows, purpose, ranks);
-        let (lanes, angles) = (&lanes[..], &memory.angles.0[..]);
-        let drops =
-            adapter.is_some_and(|one| one.layout.lora.dropout > 0.0) && !gradients.is_empty();
-        let room = rows * config.widest();
-        let dropped = drops.then(|| Memory::reserve_dropped(&mut memory.dropped, *backend, room));
-        let on = Over { backend: *backend, config, lanes, dropped, angles, rows };
-        on.pass(weights).forward(&packed, kept, Attend::Documents);
-        on.pass(weights).losses(&packed, kept, &mut gradients);
-        let counted = packed.counted_rows.len();
-        let spread = |losses: &[f32]| {
-            lanes.iter().map(|lane| lane.spread(losses, &packed.counted_rows)).collect()
-        };
-        if between.is_some() {
-            let losses = backend.values(&kept.head.losses, counted);
-            if !losses.iter().all(|loss| loss.is_finite()) {
-                backend.check()?;
-                return Ok(spread(&losses));
-            }
+        let Memory { angles: (angles, _), training, inference, dropped, repeats: held } = memory;
+        let dropped = dropped.as_ref().filter(|_| drops).map(|(dropped, _)| dropped);
+        let kept = if is_training { training } else { inference };
+        let kept = kept.as_mut().expect("it was reserved");
+
+        let (mut lanes, mut into) = (Vec::new(), Vec::new());
+        for (run, [rows, counted]) in runs.into_iter().zip(&joined.parts) {
+            let (rows, counted) = (rows.clone(), counted.clone());
+            let moment = run.into.is_some().then_some(run.moment);
+            lanes.push(Lane { rows, counted, adapter: run.adapter, moment });
+            into.extend(run.into);
         }
-        let is_back = counted > 0 && !gradients.is_empty();
-        for piece in Piece::of_layers(weights.layers.len()).filter(|_| is_back) {
-            match piece {
-                Piece::Head => (),
-                Piece::Layer(l) => {
-                    on.pass(weights).layer_backward(l, &packed, kept, &mut gradients, *recompute)
-                }
-                Piece::Embedding => {
-                    on.pass(weights).embedding_backward(&packed, kept, &mut gradients)
-                }
-            }
-            if let (Some(between), [(_, own)]) = (&mut between, &mut gradients[..]) {
-                let weights = Arc::get_mut(weights).expect("shared weights are not trained");
-                between(piece, weights, own);
-            }
-        }
-        for ((_, gradients), lane) in gradients.iter_mut().zip(lanes) {
-            if let (Some(attached), Trained::Adapter(tensors)) = (lane.adapter, gradients) {
-                attached.layout.clear_outside(*backend, tensors);
-            }
+        let (counted, lanes) = (joined.counted.len(), &lanes[..]);
+        let on = Over { backend, config, lanes, dropped, angles, rows };
+        match &mut into[..] {
+            [into] if repeats && between.is_none() => self.again(&on, kept, held, joined, into),
+            _ => self.once(&on, kept, joined, &mut into, between),
         }
         let losses = backend.values(&kept.head.losses, counted);
         backend.check()?;
-        Ok(spread(&losses))
+        let of_run =
+            |(batch, lane): (&&Batch, &Lane<'_, _>)| batch.spread(&losses[lane.counted.clone()]);
+        Ok(batches.iter().zip(lanes).map(of_run).collect())
     }
-}
 
-impl<T> Lane<'_, T> {
-    /// The losses of its counted rows at their places, 0 elsewhere.
-    fn spread(&self, losses: &[f32], counted_rows: &[u32]) -> Vec<f32> {
-        let mut all = vec![0.0; self.rows.len()];
-        for i in self.counted.clone() {
-            all[counted_rows[i] as usize - self.rows.start] = losses[i];
+    /// A pass by itself.
+    fn once(
+        &mut self,
+        on: &Over<'_, B>,
+        kept: &mut Activations<B::Tensor>,
+        joined: Joined,
+        into: &mut [Into<'_, B::Tensor>],
+        mut between: Option<&mut Between<'_, B::Tensor>>,
+    ) {
+        let (backend, packed) = (self.backend, joined.pack(self.backend));
+        let scales: Vec<_> = into.iter().map(|(scale, _)| scalar(backend, *scale)).collect();
+        let mut onto: Vec<Onto<'_, _>> =
+            scales.iter().zip(into).map(|(scale, (_, own))| (scale, &mut **own)).collect();
+        on.forward(self.weights, &packed, kept, &mut onto);
+        if between.is_some() {
+            let losses = backend.values(&kept.head.losses, packed.counted_rows);
+            if !losses.iter().all(|loss| loss.is_finite()) {
+                return;
+            }
         }
-        all
-    }
-}
-
-impl Batch {
-    /// Several batches laid end to end.
-    fn join(batches: &[&Batch]) -> Batch {
-        let mut joined = Batch { documents: vec![0], ..Batch::default() };
-        for batch in batches {
-            let first = joined.tokens.len() as u32;
-            joined.tokens.extend(&batch.tokens);
-            joined.targets.extend(&batch.targets);
-            joined.documents.extend(batch.documents.iter().skip(1).map(|end| first + end));
+        if packed.counted_rows == 0 || onto.is_empty() {
+            return;
         }
-        joined
+        for piece in Piece::of_layers(self.weights.layers.len()) {
+            on.backward((piece, self.recompute), self.weights, &packed, kept, &mut onto);
+            if let (Some(between), [(_, own)]) = (&mut between, &mut onto[..]) {
+                let weights = Arc::get_mut(self.weights).expect("shared weights are not trained");
+                between(piece, weights, own);
+            }
+        }
+        on.clear_outside(&mut onto);
     }
-}
 
-impl<B: Backend> Packed<B> {
-    /// Which of the counted rows are among these rows.
-    fn counted_of(&self, rows: &Range<usize>) -> Range<usize> {
-        let before = |end: usize| self.counted_rows.partition_point(|&row| (row as usize) < end);
-        before(rows.start)..before(rows.end)
+    /// A training pass of one run, by its recording where there is one.
+    fn again(
+        &mut self,
+        on: &Over<'_, B>,
+        kept: &mut Activations<B::Tensor>,
+        held: &mut Repeats<B>,
+        mut joined: Joined,
+        (scale, gradients): &mut Into<'_, B::Tensor>,
+    ) {
+        let (backend, weights, recompute) = (self.backend, &*self.weights, self.recompute);
+        let adapters = on.lanes.iter().filter_map(|lane| lane.adapter);
+        let tensors = weights.all().into_iter().chain(gradients.all());
+        let tensors = tensors.chain(adapters.flat_map(|attached| attached.tensors.all()));
+        let places = tensors.map(|tensor| backend.place(tensor)).collect();
+        joined.fill_documents();
+        let shape = Shape::new(&joined, recompute, places);
+        let room = kept.rows();
+        let Repeat { packed, scale, recorded } = held.get(backend, room, shape, (&joined, *scale));
+        backend.recorded(recorded, &mut || {
+            let mut onto = [(scale, &mut **gradients)];
+            on.forward(weights, packed, kept, &mut onto);
+            for piece in Piece::of_layers(weights.layers.len()) {
+                on.backward((piece, recompute), weights, packed, kept, &mut onto);
+            }
+            on.clear_outside(&mut onto);
+        });
     }
 }

@@ -38,6 +38,9 @@ pub struct Moment {
 /// added to.
 pub(super) type Into<'a, T> = (f32, &'a mut Trained<T>);
 
+/// The same with the factor where the pass reads it.
+pub(super) type Onto<'a, T> = (&'a T, &'a mut Trained<T>);
+
 /// Where a layer's gradients go.
 pub(super) enum LayerGradients<'a, T> {
     All(&'a mut LayerWeights<T>),
@@ -46,7 +49,7 @@ pub(super) enum LayerGradients<'a, T> {
 }
 
 impl<'a, T> LayerGradients<'a, T> {
-    pub fn of(runs: &'a mut [Into<'_, T>], l: usize) -> Self {
+    pub fn of(runs: &'a mut [Onto<'_, T>], l: usize) -> Self {
         let mut adapters = Vec::new();
         for (_, gradients) in runs {
             match gradients {

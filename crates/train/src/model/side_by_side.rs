@@ -10,9 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result, anyhow};
 
 use super::adapter::{Adapter, Trained};
+use super::batch::{Batch, Filling};
 use super::passes::{Ground, Memory, Run};
 use super::projection::{Into, Moment};
-use super::{Attached, Batch, Decoder};
+use super::{Attached, Decoder};
 use crate::batches::MICRO_BATCH_TOKENS;
 use crate::ops::Backend;
 
@@ -20,21 +21,21 @@ use crate::ops::Backend;
 pub struct Meeting<B: Backend> {
     /// The weights that all of them stand beside, once the first has read them.
     base: Mutex<Option<Decoder<B>>>,
-    table: Mutex<Table<B::Tensor>>,
+    table: Mutex<Table<B>>,
     changed: Condvar,
 }
 
-struct Table<T> {
+struct Table<B: Backend> {
     /// Number of the next seat.
     next: u64,
     /// Runs that will bring batches.
     seated: usize,
     /// What was brought and what came of it, by seat.
-    brought: BTreeMap<u64, Brought<T>>,
-    done: BTreeMap<u64, Done<T>>,
+    brought: BTreeMap<u64, Brought<B::Tensor>>,
+    done: BTreeMap<u64, Done<B::Tensor>>,
     /// Whether a pass is being done.
     busy: bool,
-    memory: Memory<T>,
+    memory: Memory<B>,
 }
 
 /// A run's batch, with what it lends for the time of the pass.
@@ -89,7 +90,7 @@ impl<B: Backend + Clone> Meeting<B> {
 }
 
 impl<B: Backend> Meeting<B> {
-    fn table(&self) -> MutexGuard<'_, Table<B::Tensor>> {
+    fn table(&self) -> MutexGuard<'_, Table<B>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -155,7 +156,7 @@ impl<B: Backend> Seat<B> {
 /// as make the rows of one run's micro-batch, so that several need no more memory than one.
 fn pass_all<B: Backend>(
     ground: &mut Ground<'_, B>,
-    memory: &mut Memory<B::Tensor>,
+    memory: &mut Memory<B>,
     all: BTreeMap<u64, Brought<B::Tensor>>,
 ) -> Vec<(u64, Done<B::Tensor>)> {
     let mut done = Vec::new();
@@ -164,7 +165,11 @@ fn pass_all<B: Backend>(
         let mut together: Vec<(u64, Brought<B::Tensor>)> = Vec::new();
         let mut rows = 0;
         for (number, brought) in kind {
-            let more = brought.batch.tokens.len();
+            let filling = match brought.into {
+                Some(_) => Filling::of(ground.backend, ground.config),
+                None => Filling::NONE,
+            };
+            let more = filling.count(brought.batch.tokens.len());
             if rows + more > MICRO_BATCH_TOKENS && !together.is_empty() {
                 done.extend(pass_some(ground, memory, std::mem::take(&mut together)));
                 rows = 0;
@@ -181,7 +186,7 @@ fn pass_all<B: Backend>(
 
 fn pass_some<B: Backend>(
     ground: &mut Ground<'_, B>,
-    memory: &mut Memory<B::Tensor>,
+    memory: &mut Memory<B>,
     mut some: Vec<(u64, Brought<B::Tensor>)>,
 ) -> Vec<(u64, Done<B::Tensor>)> {
     let result = catch_unwind(AssertUnwindSafe(|| {

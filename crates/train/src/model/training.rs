@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 
-use super::activations::{Activations, Purpose, Recompute};
+use super::activations::{Purpose, Recompute};
 use super::adapter::{Layout, Lora, Trained};
-use super::passes::{Between, Ground, Memory, Run};
+use super::batch::Filling;
+use super::passes::{Between, Ground, Run};
 use super::projection::{Into, Moment};
 use super::weights::{Piece, Spec, Weights};
 use super::{Attached, Base, Batch, Decoder, Gradients};
@@ -64,15 +65,13 @@ impl<B: Backend + Clone> Decoder<B> {
         let Self { backend, config, memory, .. } = self;
         let ranks = self.adapter.as_ref().map_or([0; 4], |attached| attached.layout.ranks());
         if room.inference > 0 {
-            let (held, purpose) = (&mut memory.inference, Purpose::Inference);
-            Activations::reserve(held, backend, config, room.inference, purpose, ranks);
+            memory.reserve(backend, config, (room.inference, Purpose::Inference), ranks);
         }
-        let (held, purpose) = (&mut memory.training, Purpose::Training(self.recompute));
-        Activations::reserve(held, backend, config, room.training, purpose, ranks);
+        let rows = Filling::of(backend, config).most(room.training);
+        memory.reserve(backend, config, (rows, Purpose::Training(self.recompute)), ranks);
         memory.reserve_angles(backend, config, room.longest);
         if self.adapter.as_ref().is_some_and(|attached| attached.layout.lora.dropout > 0.0) {
-            let values = room.training * config.widest();
-            Memory::reserve_dropped(&mut memory.dropped, backend, values);
+            memory.reserve_dropped(backend, config, rows);
         }
     }
 
@@ -80,6 +79,12 @@ impl<B: Backend + Clone> Decoder<B> {
     /// dropout depends.
     pub fn begin_step(&mut self, seed: u64, step: u64, row: u64) {
         self.moment = Moment { seed, step: step as u32, row };
+    }
+
+    /// Why training passes cannot be recorded and run one launch after the other, if that is so.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        self.memory.repeats.refusal()
     }
 
     /// Loss of each token `[N]`, 0 where masked.

@@ -10,6 +10,9 @@ use super::matmul;
 use super::split::{self, Shared};
 use super::{HeadGradient, HeadShape, LinearShape, LogitRule, Plus, simd};
 
+/// The target of a row that has no loss and no gradient: one that only fills up a number of rows.
+pub const IGNORED: u32 = u32::MAX;
+
 /// Logits that stand at a time, at most: 96 MB.
 const LOGITS: usize = 24 << 20;
 /// Rows that a chunk has at most; few enough that a small vocabulary's logits stay in cache.
@@ -45,7 +48,7 @@ pub fn head_loss(
             let values = range.start * inputs..range.end * inputs;
             let hidden = &hidden[values.clone()];
             matmul::forward(logits, hidden, head, Plus::NOTHING, shape);
-            let scale = gradient.as_ref().map(|g| g.scale);
+            let scale = gradient.as_ref().map(|g| g.scale[0]);
             loss_rows(&mut losses[range.clone()], logits, &targets[range], scale, rule);
             if let Some(gradient) = &mut gradient {
                 matmul::backward_input(&mut gradient.hidden[values], logits, head, shape, false);
@@ -74,6 +77,11 @@ fn loss_rows(
         for ((logits, &target), loss) in
             logits.chunks_exact_mut(outputs).zip(&targets[range]).zip(losses)
         {
+            if target == IGNORED {
+                *loss = 0.0;
+                logits.fill(0.0);
+                continue;
+            }
             rule.apply(logits);
             if let (Some(cap), Some(_)) = (rule.softcap, scale) {
                 slopes.clear();
@@ -128,7 +136,7 @@ simd::simd! {
 /// The plain form: all logits at once.
 pub mod reference {
     use super::super::matmul::reference as matmul;
-    use super::{HeadGradient, HeadShape, Plus};
+    use super::{HeadGradient, HeadShape, IGNORED, Plus};
 
     /// See [`super::head_loss`].
     pub fn head_loss(
@@ -143,6 +151,11 @@ pub mod reference {
         let mut logits = vec![0.0; shape.rows * outputs];
         matmul::forward(&mut logits, hidden, head, Plus::NOTHING, shape);
         for (n, logits) in logits.chunks_exact_mut(outputs).enumerate() {
+            if targets[n] == IGNORED {
+                losses[n] = 0.0;
+                logits.fill(0.0);
+                continue;
+            }
             for logit in &mut *logits {
                 *logit *= rule.scale;
                 if let Some(cap) = rule.softcap {
@@ -157,7 +170,7 @@ pub mod reference {
                     let onehot = if v == targets[n] as usize { 1.0 } else { 0.0 };
                     let slope =
                         rule.scale * rule.softcap.map_or(1.0, |cap| 1.0 - (*logit / cap).powi(2));
-                    *logit = gradient.scale * slope * ((*logit - log_sum).exp() - onehot);
+                    *logit = gradient.scale[0] * slope * ((*logit - log_sum).exp() - onehot);
                 }
             }
         }
@@ -194,8 +207,11 @@ mod tests {
         let (mut losses, mut dhidden) = (vec![f32::NAN; linear.rows], vec![f32::NAN; hidden.len()]);
         let mut dhead = vec![0.0; head.len()];
         let head_loss = if plain { reference::head_loss } else { head_loss };
-        let gradient =
-            HeadGradient { scale: 0.5, hidden: &mut dhidden[..], head: Some(&mut dhead[..]) };
+        let gradient = HeadGradient {
+            scale: &[0.5][..],
+            hidden: &mut dhidden[..],
+            head: Some(&mut dhead[..]),
+        };
         let shape = HeadShape { linear, logits: rule };
         head_loss(&mut losses, hidden, head, &targets, Some(gradient), shape);
         [losses, dhidden, dhead]
@@ -237,9 +253,34 @@ mod tests {
         let [_, expected, _] = run(&hidden, &head, 3, RULES[0], false);
         let (mut losses, mut dhidden) = ([0.0; 4], [f32::NAN; 12]);
         let shape = HeadShape { linear: LinearShape::new(4, 3, 5), logits: RULES[0] };
-        let gradient = HeadGradient { scale: 0.5, hidden: &mut dhidden[..], head: None };
+        let gradient = HeadGradient { scale: &[0.5][..], hidden: &mut dhidden[..], head: None };
         head_loss(&mut losses, &hidden, &head, &[0, 2, 4, 1], Some(gradient), shape);
         assert_eq!(bits(&dhidden), bits(&expected));
+    }
+
+    #[test]
+    fn an_ignored_row_has_no_loss_and_adds_nothing_to_any_gradient() {
+        let (hidden, head) = (random(1, 4 * 3), random(2, 5 * 3));
+        let linear = LinearShape::new(4, 3, 5);
+        for head_loss in [head_loss, reference::head_loss] {
+            let run = |rows: usize, targets: &[u32]| {
+                let (mut losses, mut dhidden, mut dhead) =
+                    ([f32::NAN; 4], [f32::NAN; 12], [0.0; 15]);
+                let gradient = HeadGradient {
+                    scale: &[0.5][..],
+                    hidden: &mut dhidden[..],
+                    head: Some(&mut dhead[..]),
+                };
+                let shape = HeadShape { linear: LinearShape { rows, ..linear }, logits: RULES[2] };
+                head_loss(&mut losses, &hidden, &head, targets, Some(gradient), shape);
+                (losses, dhidden, dhead)
+            };
+            let (losses, dhidden, dhead) = run(4, &[1, 3, IGNORED, IGNORED]);
+            let (few, dfew, expected) = run(2, &[1, 3]);
+            assert_eq!((&losses[..2], &losses[2..]), (&few[..2], &[0.0; 2][..]));
+            assert!(dhidden[6..].iter().all(|&x| x == 0.0) && dhidden[..6] == dfew[..6]);
+            assert_close(&dhead, &expected, 1e-6);
+        }
     }
 
     #[test]

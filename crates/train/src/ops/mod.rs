@@ -84,6 +84,17 @@ pub trait Backend {
         None
     }
 
+    /// Whether it makes recordings, for which work must come again in the same shapes.
+    fn records(&self) -> bool {
+        false
+    }
+
+    /// Where a tensor's values stand, for work that comes again with the same tensors; of use where
+    /// recordings are made.
+    fn place(&self, _tensor: &Self::Tensor) -> u64 {
+        0
+    }
+
     /// `len` zeros.
     fn zeros(&self, kind: Kind, len: usize) -> Self::Tensor;
     /// Moves values into the backend's memory.
@@ -122,7 +133,10 @@ pub trait Backend {
     fn len(&self, tensor: &Self::Tensor) -> usize;
     /// Copies whole numbers in.
     fn index(&self, values: &[u32]) -> Self::Index;
-    /// Copies as many whole numbers over those of an index, which stays where it is.
+    /// None yet, with room for so many.
+    fn index_with_room(&self, room: usize) -> Self::Index;
+    /// Copies whole numbers over those of an index, which stays where it is: as many as it has, or as
+    /// many as it was given room for at most.
     fn set_index(&self, index: &mut Self::Index, values: &[u32]);
     /// How many whole numbers an index holds.
     fn index_len(&self, index: &Self::Index) -> usize;
@@ -375,7 +389,7 @@ pub trait Backend {
 
     /// The head and its loss in one: −log softmax(logits) at each row's target, logits = hidden ·
     /// headᵀ put through the [`LogitRule`]. Logits stand for a few rows at a time only. `head` is
-    /// `[V, C]`.
+    /// `[V, C]`. A row whose target is [`cross_entropy::IGNORED`] has a loss of 0 and no gradient.
     fn cross_entropy(
         &self,
         losses: &mut Self::Tensor,

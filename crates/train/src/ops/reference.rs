@@ -36,8 +36,12 @@ impl Backend for Reference {
     fn index(&self, values: &[u32]) -> Vec<u32> {
         values.to_vec()
     }
+    fn index_with_room(&self, room: usize) -> Vec<u32> {
+        Vec::with_capacity(room)
+    }
     fn set_index(&self, index: &mut Vec<u32>, values: &[u32]) {
-        index.copy_from_slice(values);
+        index.clear();
+        index.extend_from_slice(values);
     }
     fn index_len(&self, index: &Vec<u32>) -> usize {
         index.len()

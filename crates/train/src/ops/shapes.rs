@@ -293,8 +293,8 @@ pub struct Mask {
 
 /// Where the gradient of the loss goes, for [`Backend::cross_entropy`].
 pub struct HeadGradient<'a, T: ?Sized> {
-    /// What the gradient is multiplied by.
-    pub scale: f32,
+    /// What the gradient is multiplied by `[1]`.
+    pub scale: &'a T,
     /// d hidden `[rows, C]`, overwritten.
     pub hidden: &'a mut T,
     /// d head `[V, C]`, added to; none where the head is not trained.
@@ -386,7 +386,11 @@ impl<'a> HeadGradient<'a, Vec<f32>> {
     /// As slices, that of the rows from the first one on.
     pub(super) fn slices(self, shape: LinearShape) -> HeadGradient<'a, [f32]> {
         let Self { scale, hidden, head } = self;
-        HeadGradient { scale, hidden: &mut hidden[shape.x()..], head: head.map(|h| &mut h[..]) }
+        HeadGradient {
+            scale: &scale[..1],
+            hidden: &mut hidden[shape.x()..],
+            head: head.map(|h| &mut h[..]),
+        }
     }
 }
 

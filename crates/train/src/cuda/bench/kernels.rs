@@ -167,13 +167,14 @@ pub(super) fn head(bed: &mut Bed<'_>) -> Result<()> {
     let mut losses = ops.zeros(Kind::Statistic, rows);
     let targets: Vec<u32> = (0..rows).map(|i| (i * 7919 % vocabulary) as u32).collect();
     let targets = ops.index(&targets);
+    let scale = ops.tensor(Kind::Statistic, vec![1.0 / rows as f32]);
     let product = 2.0 * (rows * c * vocabulary) as f64;
     for (pass, times) in [("forward", 1.0), ("forward and backward", 3.0)] {
         let with = json!({"pass": pass, "rows": rows, "hidden": c, "vocabulary": vocabulary});
         let work = Work { flops: times * product, tokens: rows as f64, ..Work::default() };
         bed.time(format!("{pass}, C {c}, V {vocabulary}"), with, work, || {
             let gradient = (times > 1.0).then_some(HeadGradient {
-                scale: 1.0 / rows as f32,
+                scale: &scale,
                 hidden: &mut dhidden,
                 head: Some(&mut dhead),
             });

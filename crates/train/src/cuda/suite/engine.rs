@@ -14,7 +14,7 @@ use crate::config::{BaseModel, TrainConfig, TrainData};
 use crate::cuda::Cuda;
 use crate::init::InitConfig;
 use crate::model::adapter::{Lora, Target};
-use crate::model::{Base, Batch, Decoder, Gradients, KvCache, Model, ModelConfig};
+use crate::model::{Base, Batch, Decoder, Gradients, KvCache, Model, ModelConfig, Recompute};
 use crate::ops::sample::Choice;
 use crate::optimizer::AdamW;
 use crate::trainer;
@@ -239,6 +239,73 @@ pub(super) fn recorded_steps(lab: &mut Lab<'_>) -> Result<()> {
         Some(why) => bail!("steps were not recorded: {why}"),
         None => Ok(()),
     }
+}
+
+/// Documents of these lengths; about two thirds of the tokens count.
+fn documents(lengths: &[u32], seed: u32, vocabulary: u32) -> Batch {
+    let mut documents = vec![0];
+    documents.extend(lengths.iter().scan(0, |end, len| {
+        *end += len;
+        Some(*end)
+    }));
+    let rows = lengths.iter().sum();
+    let target = |i: u32| {
+        if (i + seed).is_multiple_of(3) { -1 } else { ((i * 53 + seed) % vocabulary) as i32 }
+    };
+    Batch {
+        tokens: (0..rows).map(|i| (i * 37 + 11 * seed) % vocabulary).collect(),
+        targets: (0..rows).map(target).collect(),
+        documents,
+    }
+}
+
+/// Steps whose passes come again in the same shape, and are run by their recordings then, against passes
+/// whose gradients stand elsewhere each time, so that none of them comes again.
+pub(super) fn recorded_training(lab: &mut Lab<'_>) -> Result<()> {
+    let unit = lab.pick(1, 25);
+    // One shape with other documents each time; one of more rows than before; the first again.
+    let steps: [&[u32]; 5] = [&[9, 5], &[2, 12], &[10, 4], &[16, 3, 10], &[8, 6]];
+    let all = [
+        ("qwen3", false, Recompute::Block),
+        ("gemma2", true, Recompute::Internals),
+        ("qwen3", true, Recompute::None),
+        ("gemma2", false, Recompute::None),
+        ("llama_tied", false, Recompute::Internals),
+        ("cohere", true, Recompute::Block),
+    ];
+    for &(name, is_adapter, recompute) in &all[..lab.pick(2, 6)] {
+        let config = config(lab, name)?;
+        let vocabulary = config.vocab_size as u32;
+        let mut model = Decoder::random_on(lab.ops.clone(), config, 7);
+        if is_adapter {
+            let targets = Target::ALL.to_vec();
+            let lora = Lora { rank: 8, alpha: 16.0, rslora: false, dropout: 0.0, targets };
+            model.attach(lora, Base::default(), 5);
+        }
+        model.set_recompute(recompute);
+        let (mut gradients, mut optimizer) = (Gradients::zeros(&model), AdamW::new(&model));
+        let mut elsewhere = Vec::new();
+        for (step, lengths) in steps.iter().enumerate() {
+            let lengths: Vec<u32> = lengths.iter().map(|len| len * unit).collect();
+            let batch = documents(&lengths, step as u32, vocabulary);
+            let (scale, mut others) = (0.01 * (step + 1) as f32, Gradients::zeros(&model));
+            gradients.clear();
+            let found = model.forward_backward(&batch, scale, &mut gradients)?;
+            let expected = model.forward_backward(&batch, scale, &mut others)?;
+            let what = format!("{name}, {recompute:?}, adapter: {is_adapter}, step {step}");
+            lab.same(format!("{what}: losses"), &found, &expected);
+            let values = |all: &Gradients<Cuda>| -> Vec<f32> {
+                all.named().into_iter().flat_map(|(_, values)| values).collect()
+            };
+            lab.same(format!("{what}: gradients"), &values(&gradients), &values(&others));
+            optimizer.step(&mut model, &gradients, 1e-3);
+            elsewhere.push(others);
+        }
+        if let Some(why) = model.refusal() {
+            bail!("passes were not recorded: {why}");
+        }
+    }
+    Ok(())
 }
 
 /// A folder that goes with the value.

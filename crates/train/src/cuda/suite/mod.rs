@@ -82,6 +82,7 @@ const CASES: &[Case] = &[
     Case { name: "repeats", run: engine::repeats },
     Case { name: "decoding", run: engine::decoding },
     Case { name: "recorded-steps", run: engine::recorded_steps },
+    Case { name: "recorded-training", run: engine::recorded_training },
     Case { name: "trainer", run: engine::trainer },
 ];
 

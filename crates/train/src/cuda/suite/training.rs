@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::{Lab, ROUNDED};
+use crate::ops::cross_entropy::IGNORED;
 use crate::ops::moments::SMALL;
 use crate::ops::sample::Choice;
 use crate::ops::{
@@ -34,18 +35,22 @@ pub(super) fn head_and_loss(lab: &mut Lab<'_>) -> Result<()> {
         let spread = 2f32.powi(-((c as f32).log2() / 2.0).round() as i32);
         head.iter_mut().for_each(|x| *x *= spread);
         let sums = lab.values(vocabulary * c);
-        let targets: Vec<u32> = (0..rows).map(|i| (i * 7919 % vocabulary) as u32).collect();
+        // Every fifth row only fills up.
+        let target = |i: usize| if i % 5 == 2 { IGNORED } else { (i * 7919 % vocabulary) as u32 };
+        let targets: Vec<u32> = (0..rows).map(target).collect();
         let (mut losses, mut dhidden, mut dhead) =
             (vec![0.0; rows], vec![0.0; hidden.len()], sums.clone());
-        let into = HeadGradient { scale: 0.25, hidden: &mut dhidden, head: Some(&mut dhead) };
+        let into =
+            HeadGradient { scale: &vec![0.25], hidden: &mut dhidden, head: Some(&mut dhead) };
         Cpu.cross_entropy(&mut losses, &hidden, &head, &targets, Some(into), shape);
 
         let (thidden, thead) =
             (lab.tensor(Kind::Activation, &hidden), lab.tensor(Kind::Weight, &head));
         let mut tlosses = lab.poisoned(Kind::Statistic, rows);
+        let scale = lab.tensor(Kind::Statistic, &[0.25]);
         let mut tdhidden = lab.poisoned(Kind::Activation, rows * c);
         let mut tdhead = lab.tensor(Kind::Gradient, &sums);
-        let into = HeadGradient { scale: 0.25, hidden: &mut tdhidden, head: Some(&mut tdhead) };
+        let into = HeadGradient { scale: &scale, hidden: &mut tdhidden, head: Some(&mut tdhead) };
         let (ops, index) = (lab.ops.clone(), lab.ops.index(&targets));
         ops.cross_entropy(&mut tlosses, &thidden, &thead, &index, Some(into), shape);
         let what = format!("{rows} rows, C {c}, V {vocabulary}");
