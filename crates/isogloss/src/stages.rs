@@ -13,6 +13,7 @@ use artifact::{Context, bail_user};
 use hub::Snapshot;
 use serde::Serialize;
 use serde_json::{Value, json};
+use train::model::peft::{base_folder, is_adapter};
 use train::{BaseModel, RunLabels, Shared, TrainData};
 
 use crate::pipeline::Model;
@@ -298,16 +299,25 @@ fn model_folder(folder: &Path, inputs: &mut Inputs, hashes: &Hashes) -> Result<(
     if !folder.join("config.json").exists() {
         bail_user!("{} is not a model folder: it has no config.json", folder.display());
     }
+    hash_model(folder, "base", inputs, hashes)?;
+    if is_adapter(folder) {
+        hash_model(&base_folder(folder)?, "base_of_adapter", inputs, hashes)?;
+    }
+    inputs.place("base", folder.to_owned());
+    Ok(())
+}
+
+/// The hashes of a model folder's files, under `name`.
+fn hash_model(folder: &Path, name: &str, inputs: &mut Inputs, hashes: &Hashes) -> Result<()> {
     for path in files_below(folder)? {
         let counts = path
             .extension()
             .is_some_and(|end| ["json", "safetensors", "jinja"].iter().any(|&e| end == e));
         if counts && path.file_name().is_none_or(|name| name != "manifest.json") {
-            let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
-            inputs.hashes.push((format!("base/{name}"), hashes.of(&path)?));
+            let file = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
+            inputs.hashes.push((format!("{name}/{file}"), hashes.of(&path)?));
         }
     }
-    inputs.place("base", folder.to_owned());
     Ok(())
 }
 
