@@ -118,6 +118,21 @@ fn assert_near(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
     assert!(worst <= tolerance, "{what}: {worst:e}");
 }
 
+/// Fails where the difference's norm is above the tolerance, relative to the expected one's. AdamW moves
+/// a value by the learning rate even where its gradient is nothing but rounding, so that single
+/// values say little after some steps.
+#[track_caller]
+fn assert_near_as_a_whole(found: &[f32], expected: &[f32], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+    };
+    let off = norm(&mut found.iter().zip(expected).map(|(f, e)| f - e));
+    let off = off / norm(&mut expected.iter().copied()).max(f64::MIN_POSITIVE);
+    println!("lora\t{what}\t{off:.1e}\t{tolerance:.0e}");
+    assert!(off <= tolerance, "{what}: {off:e}");
+}
+
 fn check_gradients<B: Backend + Clone>(backend: B, folder: &Path) {
     let expected = Expected::load(folder);
     let (mut model, batch) = (attached(backend, folder), expected.batch());
@@ -210,7 +225,7 @@ fn twenty_steps_follow_peft_and_leave_the_base_as_it_is() {
         for (name, (shape, values)) in tensors(&out.path().join("adapter_model.safetensors")) {
             let (wanted_shape, wanted) = &expected.0[&format!("trained.{name}")];
             assert_eq!(&shape, wanted_shape);
-            assert_near(&values, wanted, 1e-3, &format!("{what} trained {name}"));
+            assert_near_as_a_whole(&values, wanted, 1e-3, &format!("{what} trained {name}"));
         }
         let after = model.parameters();
         assert!(before.iter().zip(&after).all(|(before, (_, after))| before == after));
