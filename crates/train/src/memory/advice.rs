@@ -185,11 +185,17 @@ pub fn advice(setup: &Setup, plan: &MemoryPlan, place: &Place) -> Result<String>
     for way in WAYS {
         if let Some(run) = fit(setup, place, &now, way)?.filter(|run| !fits.contains(&run.settings))
         {
+            write!(text, "\nfits: {}", run.settings.join(", "))?;
+            let host = run.plan(setup, place)?.0.host;
+            if host > 0 {
+                let bytes = bytes(host);
+                write!(
+                    text,
+                    "; takes {bytes} of the host's memory, less with smaller optimizer_states"
+                )?;
+            }
             fits.push(run.settings);
         }
-    }
-    for settings in &fits {
-        write!(text, "\nfits: {}", settings.join(", "))?;
     }
     if fits.is_empty() {
         write!(text, "\nnone of these fit together: take a smaller model or a larger card")?;
