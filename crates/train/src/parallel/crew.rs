@@ -14,6 +14,30 @@ use super::world::World;
 /// How long a child may take to end when there is nothing more to do.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// How long after one has ended another is looked for that may have been the cause.
+const CAUSE: Duration = Duration::from_secs(1);
+
+/// How a process ended, by how much it explains that others end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// By itself.
+    Done,
+    /// With an error.
+    Failed,
+    /// By a signal.
+    Killed,
+}
+
+impl Cause {
+    fn of(status: ExitStatus) -> Self {
+        match status.code() {
+            Some(0) => Self::Done,
+            Some(_) => Self::Failed,
+            None => Self::Killed,
+        }
+    }
+}
+
 /// Processes that this one has started, ended with it.
 pub struct Crew(Vec<(usize, Child)>);
 
@@ -40,17 +64,33 @@ impl Crew {
         Ok(crew)
     }
 
-    /// An error if one has ended, which says how.
+    /// An error if one has ended, which says how. Those that lose a neighbour end too, and may be
+    /// noticed before it: the one that was killed is named, then one that failed.
     ///
     /// # Errors
     /// That.
     pub fn check(&mut self) -> Result<()> {
+        let Some(mut found) = self.worst_end()? else { return Ok(()) };
+        let deadline = Instant::now() + CAUSE;
+        while found.0 < Cause::Killed && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            found = self.worst_end()?.unwrap_or(found);
+        }
+        bail!(found.1)
+    }
+
+    /// Of the processes that have ended the one whose end says most, and how it ended.
+    fn worst_end(&mut self) -> Result<Option<(Cause, String)>> {
+        let mut worst: Option<(Cause, String)> = None;
         for (rank, child) in &mut self.0 {
-            if let Some(status) = child.try_wait()? {
-                bail!("rank {rank} (process {}) {}", child.id(), fate(status));
+            let Some(status) = child.try_wait()? else { continue };
+            let cause = Cause::of(status);
+            if worst.as_ref().is_none_or(|held| held.0 < cause) {
+                let what = format!("rank {rank} (process {}) {}", child.id(), fate(status));
+                worst = Some((cause, what));
             }
         }
-        Ok(())
+        Ok(worst)
     }
 
     /// Waits for all to end by themselves, for a while.
