@@ -3,6 +3,8 @@
 
 #[expect(dead_code, reason = "the pipeline's tests use the rest of it")]
 mod common;
+#[path = "common/sums.rs"]
+mod sums;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -13,17 +15,8 @@ use common::{Answer, Place};
 const TRAIN: &str = "train --init shape.toml --tokenizer tok --data data --batch-size 4 --learning-rate 1e-3 \
                      --device cpu --threads 2";
 
-/// A folder with English sums as examples, a tokenizer and a model's shape.
 fn place() -> Place {
-    let place = Place::new();
-    place.run("synth --languages en,es --tasks math --train 24 --validation 4 --out raw").ok();
-    place.run("ingest raw --out data").ok();
-    place.run("tokenizer --data data --vocab-size 400 --out tok").ok();
-    place.write(
-        "shape.toml",
-        "hidden_size = 16\nnum_hidden_layers = 1\nnum_attention_heads = 2\nmax_position_embeddings = 256\n",
-    );
-    place
+    sums::place(24)
 }
 
 #[track_caller]

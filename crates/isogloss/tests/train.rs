@@ -3,22 +3,15 @@
 
 #[expect(dead_code, reason = "the pipeline's tests use the rest of it")]
 mod common;
+#[path = "common/sums.rs"]
+mod sums;
 
 use common::Place;
 
 const TRAIN: &str = "train --init shape.toml --tokenizer tok --batch-size 4 --learning-rate 1e-3";
 
-/// A folder with English sums as examples, a tokenizer and a model's shape.
 fn place() -> Place {
-    let place = Place::new();
-    place.run("synth --languages en,es --tasks math --train 12 --validation 4 --out raw").ok();
-    place.run("ingest raw --out data").ok();
-    place.run("tokenizer --data data --vocab-size 400 --out tok").ok();
-    place.write(
-        "shape.toml",
-        "hidden_size = 16\nnum_hidden_layers = 1\nnum_attention_heads = 2\nmax_position_embeddings = 256\n",
-    );
-    place
+    sums::place(12)
 }
 
 /// Fails by the user's fault before a step, says these words, and leaves no output.
