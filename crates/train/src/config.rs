@@ -14,8 +14,8 @@ use crate::{
     device::Device,
     init::InitConfig,
     lora::{self, LoraConfig},
-    model::{Dtype, Recompute, adapter::Lora},
-    ops::{Form, Kind},
+    model::{Dtype, Recompute, Stand, adapter::Lora},
+    ops::{Form, Kind, Nf4},
     optimizer::Policy,
     schedule::{Schedule, Warmup},
 };
@@ -239,6 +239,9 @@ pub struct Recipe {
     /// The adapter that is trained in place of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
+    /// How the base model's linear maps stand in 4 bits under the adapter; none: as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Nf4>,
     /// Whether the weights that are trained are exact, and not bf16 alone.
     #[serde(skip_serializing_if = "is_true")]
     pub master_weights: bool,
@@ -285,6 +288,7 @@ impl TrainConfig {
         let default_objective = if pretrain { Objective::Lm } else { Objective::Sft };
         let save_every = self.save_every.unwrap_or(50);
         let lora = self.lora.as_ref().map(LoraConfig::resolve).transpose()?;
+        let quantize = self.lora.as_ref().map(LoraConfig::packed).transpose()?.flatten();
         let default_rate = if lora.is_some() { lora::LEARNING_RATE } else { pick(1e-5, 1e-3) };
         let master_weights = self.master_weights.unwrap_or(true);
         let default_dtype = if master_weights { SavedDtype::F32 } else { SavedDtype::Bf16 };
@@ -315,6 +319,7 @@ impl TrainConfig {
             save_every,
             kept: self.keep.map(|last| Kept { every: save_every, last }),
             lora,
+            quantize,
             recompute: self.recompute,
             optimizer_in_backward: self.optimizer_in_backward.unwrap_or(false),
             master_weights,
@@ -338,13 +343,14 @@ fn is_f32(form: &Form) -> bool {
 }
 
 impl Recipe {
-    /// What the base model's weights are for.
+    /// How the base model's weights stand.
     #[must_use]
-    pub fn weights(&self) -> Kind {
-        match (&self.lora, self.master_weights) {
-            (Some(_), _) => Kind::Frozen,
-            (None, true) => Kind::Weight,
-            (None, false) => Kind::Narrow,
+    pub fn weights(&self) -> Stand {
+        match (&self.lora, self.quantize, self.master_weights) {
+            (Some(_), Some(form), _) => form.into(),
+            (Some(_), None, _) => Kind::Frozen.into(),
+            (None, _, true) => Kind::Weight.into(),
+            (None, _, false) => Kind::Narrow.into(),
         }
     }
 

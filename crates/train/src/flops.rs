@@ -4,7 +4,7 @@
 
 use crate::cuda::driver::Facts;
 use crate::model::adapter::Trained;
-use crate::model::weights::{Role, Spec};
+use crate::model::weights::Spec;
 use crate::model::{Batch, Decoder, ModelConfig};
 use crate::ops::Backend;
 
@@ -68,9 +68,7 @@ impl Flops {
 
 /// Number of a matrix's weights; none of a norm's or a bias's.
 fn matrix(spec: &Spec) -> f64 {
-    let is_matrix =
-        spec.parts.iter().all(|part| matches!(part.role, Role::Matrix | Role::Residual));
-    if is_matrix { spec.elements() as f64 } else { 0.0 }
+    if spec.decays() { spec.elements() as f64 } else { 0.0 }
 }
 
 /// Pairs of a token and one that it sees, itself among them.

@@ -4,7 +4,7 @@
 //! Nothing here changes a result: each run gives the bits that it gives alone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -21,11 +21,11 @@ use crate::{
     encodings::Rows,
     export::TOKENIZER_FILES,
     model::{
-        Meeting, Model,
+        Meeting, Model, Stand,
         adapter::Lora,
         peft::{base_folder, is_adapter},
     },
-    ops::{Backend, Cpu, Kind},
+    ops::{Backend, Cpu, Kind, Nf4},
     parallel::Ranks,
 };
 
@@ -49,7 +49,7 @@ pub struct Shared {
 /// Where runs meet that are under way.
 pub(crate) struct Meetings<B: Backend>(Mutex<MeetingPlaces<B>>);
 
-/// By base model and shape of the adapter.
+/// By base model, shape of the adapter and how the weights are packed.
 type MeetingPlaces<B> = BTreeMap<(PathBuf, String), Weak<Meeting<B>>>;
 
 impl<B: Backend> Default for Meetings<B> {
@@ -72,8 +72,8 @@ struct Base {
     stamps: Vec<String>,
     /// Hash of each file of weights.
     identity: Map<String, Value>,
-    /// The weights, where they are kept, once somebody asked for them.
-    model: Mutex<Option<Model>>,
+    /// The weights, where they are kept, once somebody asked for them; also packed.
+    models: Mutex<BTreeMap<Option<Nf4>, Model>>,
 }
 
 impl Shared {
@@ -94,13 +94,13 @@ impl Shared {
         &self,
         meetings: &Meetings<B>,
         folder: &Path,
-        lora: &Lora,
+        shape: (&Lora, Option<Nf4>),
     ) -> Option<Arc<Meeting<B>>> {
         if !self.meets {
             return None;
         }
         let mut all = meetings.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = all.entry((folder.to_owned(), json!(lora).to_string())).or_default();
+        let place = all.entry((folder.to_owned(), json!(shape).to_string())).or_default();
         let meeting = place.upgrade().unwrap_or_default();
         *place = Arc::downgrade(&meeting);
         Some(meeting)
@@ -141,20 +141,25 @@ impl Shared {
         Ok(self.base(folder)?.identity.clone())
     }
 
-    /// A model of a folder's weights; `kind` is what they are for, see [`Model::load_as`]. Those that stay, beside
+    /// A model of a folder's weights; `stand` says what they are for, see [`Model::load_as`]. Those that stay, beside
     /// an adapter, are one copy for all runs.
-    pub fn model(&self, kind: Kind, folder: &Path) -> Result<Model> {
+    pub fn model(&self, stand: impl Into<Stand>, folder: &Path) -> Result<Model> {
+        let stand = stand.into();
         if !self.keeps_weights {
-            return Model::load_as(Cpu, kind, folder);
+            return Model::load_as(Cpu, stand, folder);
         }
         let base = self.base(folder)?;
         // Held while the weights are read, so that runs that start together read them once.
-        let mut kept = base.model.lock().unwrap_or_else(PoisonError::into_inner);
-        let model = match &mut *kept {
-            Some(model) => model,
-            empty => empty.insert(Model::load(folder)?),
+        let mut kept = base.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let model = match kept.entry(stand.packed) {
+            Entry::Occupied(model) => model.into_mut(),
+            Entry::Vacant(empty) => {
+                let exact = Stand::from(Kind::Weight);
+                empty.insert(Model::load_as(Cpu, stand.packed.map_or(exact, Stand::from), folder)?)
+            }
         };
-        Ok(if kind == Kind::Frozen { model.share() } else { model.copy_as(Cpu, kind) })
+        let stays = stand.kind == Kind::Frozen;
+        Ok(if stays { model.share() } else { model.copy_as(Cpu, stand) })
     }
 
     fn base(&self, folder: &Path) -> Result<Arc<Base>> {
@@ -172,7 +177,7 @@ impl Shared {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             identity.insert(name, json!(hash));
         }
-        let loaded = Arc::new(Base { stamps, identity, model: Mutex::default() });
+        let loaded = Arc::new(Base { stamps, identity, models: Mutex::default() });
         bases.insert(folder.to_owned(), Arc::clone(&loaded));
         Ok(loaded)
     }

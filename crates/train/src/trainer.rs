@@ -27,8 +27,8 @@ use crate::{
     flops::{self, Flops},
     memory::{self, MemoryPlan, Passes, Place},
     metrics::{self, LossSum, Row},
-    model::{Base, Decoder, Room},
-    ops::{Cpu, Kind},
+    model::{Base, Decoder, Room, Stand},
+    ops::Cpu,
     parallel::{Connect, Lead, Team},
     setup::{Outline, Purpose, Setup},
     shared::{Meetings, Shared},
@@ -134,7 +134,7 @@ pub fn run(
                 ));
             }
             let means = Means { room: passes.room, peak: None };
-            let load = |kind, folder: &Path| shared.model(kind, folder);
+            let load = |stand: Stand, folder: &Path| shared.model(stand, folder);
             let (at, team) = ((out, ctx), (config, lead.clone()));
             let run =
                 || run_on((Cpu, &shared.on_cpu), (setup, means), base, shared, team, at, load);
@@ -145,7 +145,7 @@ pub fn run(
         }
         Opened::Cuda(cuda) => {
             let means = means_on_card(&cuda, &mut setup, ctx)?;
-            let load = |kind, folder: &Path| Decoder::load_as(cuda.clone(), kind, folder);
+            let load = |stand: Stand, folder: &Path| Decoder::load_as(cuda.clone(), stand, folder);
             let on = (cuda.clone(), &shared.on_card);
             run_on(on, (setup, means), base, shared, (config, lead.clone()), (out, ctx), load)
         }
@@ -163,7 +163,7 @@ pub(crate) fn run_on_card(
     let shared = Shared::default();
     let mut setup = Setup::new(config, base, data, &shared, (Purpose::Training, ctx))?;
     let means = means_on_card(cuda, &mut setup, ctx)?;
-    let load = |kind, folder: &Path| Decoder::load_as(cuda.clone(), kind, folder);
+    let load = |stand: Stand, folder: &Path| Decoder::load_as(cuda.clone(), stand, folder);
     let (on, alone) = ((cuda.clone(), &shared.on_card), (config, None));
     run_on(on, (setup, means), base, &shared, alone, (out, ctx), load)
 }
@@ -195,27 +195,28 @@ fn run_on<B: Connect>(
     shared: &Shared,
     (config, lead): (&TrainConfig, Option<Arc<Lead>>),
     (out, ctx): (&Path, &Context),
-    load: impl FnOnce(Kind, &Path) -> Result<Decoder<B>>,
+    load: impl FnOnce(Stand, &Path) -> Result<Decoder<B>>,
 ) -> Result<Summary> {
     let (shape, lora) = (setup.model.clone(), setup.recipe.lora.clone());
-    let (seed, kind) = (setup.recipe.seed, setup.recipe.weights());
+    let (seed, stand) = (setup.recipe.seed, setup.recipe.weights());
     let recipe = setup.recipe.clone();
     let team = |model| Team::new(model, (config, &recipe), lead.clone(), ctx);
     let model = |checkpoint: Option<&Path>| {
         let mut model = match (base, checkpoint) {
             (_, Some(folder)) if lora.is_none() => {
-                return Decoder::load_as(backend.clone(), kind, folder);
+                return Decoder::load_as(backend.clone(), stand, folder);
             }
             (BaseModel::Weights(folder), _) => {
                 let alone = lora.as_ref().filter(|_| lead.is_none());
-                let meeting = alone.and_then(|lora| shared.meeting(meetings, folder, lora));
+                let shape = alone.map(|lora| (lora, stand.packed));
+                let meeting = shape.and_then(|shape| shared.meeting(meetings, folder, shape));
                 match meeting {
-                    Some(meeting) => meeting.join(|| load(kind, folder))?,
-                    None => load(kind, folder)?,
+                    Some(meeting) => meeting.join(|| load(stand, folder))?,
+                    None => load(stand, folder)?,
                 }
             }
             (BaseModel::Random { seed, .. }, _) => {
-                Decoder::random_as(backend.clone(), kind, shape, *seed)
+                Decoder::random_as(backend.clone(), stand, shape, *seed)
             }
         };
         if let (Some(lora), BaseModel::Weights(folder)) = (lora, base) {

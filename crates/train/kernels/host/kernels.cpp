@@ -12,6 +12,7 @@
 #include "../gemm_sm80.cu"
 #include "../gemm_sm90.cu"
 #include "../glu.cu"
+#include "../nf4.cu"
 #include "../norm.cu"
 #include "../reduce.cu"
 #include "../rope.cu"

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Result, ensure};
 use half::bf16;
@@ -13,13 +13,13 @@ use super::attention::{Attention, Decode};
 use super::driver::{Address, Arguments, Driver, Grid};
 use super::gemm::{self, Gated, Layout, Product, Target};
 use super::graph::Recorded;
-use super::memory::{Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
+use super::memory::{Buffer, Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
 use super::optimizer::{DeviceMoments, Optimizer};
 use super::turn::Turn;
 use super::{norm, sample};
 use crate::ops::{
     Activation, AdamWStep, AttentionShape, Backend, CacheShape, Draw, Form, GluShape, HeadGradient,
-    HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, Mask, Moments,
+    HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, Mask, Moments, Nf4,
     NormGradients, NormShape, Plus, RopeLayout, SampleShape, SavedAttention, Stored, StoredKind,
     Update, to_f32,
 };
@@ -35,6 +35,8 @@ pub struct Cuda {
     pub(super) pool: Arc<Pool>,
     pub(super) turn: Arc<Turn>,
     optimizer: Arc<Optimizer>,
+    /// The values of 4-bit codes and of their scales' codes, once something is packed.
+    pub(super) codes: Arc<OnceLock<Buffer>>,
 }
 
 impl Cuda {
@@ -43,7 +45,8 @@ impl Cuda {
     pub fn new(driver: Arc<dyn Driver>) -> Self {
         let pool = Pool::new(Arc::clone(&driver));
         let optimizer = Optimizer::new(Arc::clone(&driver), Arc::clone(&pool));
-        Self { driver, pool, turn: Arc::default(), optimizer: Arc::new(optimizer) }
+        let (turn, codes) = Default::default();
+        Self { driver, pool, turn, optimizer: Arc::new(optimizer), codes }
     }
 
     /// The same with slots of so many bytes for offloaded moments.
@@ -168,12 +171,17 @@ impl Backend for Cuda {
     }
 
     fn zeros(&self, kind: Kind, len: usize) -> Tensor {
+        if kind == Kind::Packed {
+            self.run(|| self.codes().map(drop));
+        }
         let tensor = match kind {
             Kind::Weight => self.tensor_of(kind, Dtype::Bf16, len, true),
             Kind::Narrow | Kind::Frozen | Kind::Activation => {
                 self.tensor_of(kind, Dtype::Bf16, len, false)
             }
-            Kind::Gradient | Kind::Statistic => self.tensor_of(kind, Dtype::F32, len, false),
+            Kind::Packed | Kind::Gradient | Kind::Statistic => {
+                self.tensor_of(kind, Dtype::F32, len, false)
+            }
         };
         self.run(|| {
             for (buffer, bytes) in [(&tensor.buffer, tensor.dtype.bytes()), (&tensor.master, 4)] {
@@ -242,7 +250,7 @@ impl Backend for Cuda {
             Kind::Weight | Kind::Narrow | Kind::Frozen | Kind::Activation => {
                 bf16::from_f32(value).to_f32()
             }
-            Kind::Gradient | Kind::Statistic => value,
+            Kind::Packed | Kind::Gradient | Kind::Statistic => value,
         }
     }
 
@@ -338,6 +346,10 @@ impl Backend for Cuda {
         } else {
             self.elementwise("fill", tensor, len, value);
         }
+    }
+
+    fn unpack(&self, into: &mut Tensor, packed: &Tensor, how: (Nf4, &[usize])) {
+        self.run(|| self.unpack_matrices(into, packed, how));
     }
 
     fn fill_block(&self, out: &mut Tensor, width: usize, block: [Range<usize>; 2], value: f32) {

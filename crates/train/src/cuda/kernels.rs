@@ -164,6 +164,12 @@ pub const FILES: &[KernelFile] = &[
         kernels: &[("glu_forward", 64), ("glu_backward", 64)],
     },
     KernelFile {
+        name: "nf4.cu",
+        source: source!("nf4.cu"),
+        hopper: false,
+        kernels: &[("unpack_nf4", 64)],
+    },
+    KernelFile {
         name: "norm.cu",
         source: source!("norm.cu"),
         hopper: false,

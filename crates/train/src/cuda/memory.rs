@@ -19,6 +19,8 @@ use crate::ops::Kind;
 pub enum Use {
     /// Weights as products read them.
     Weights,
+    /// Weights in 4 bits.
+    Packed,
     /// Their f32 masters.
     Masters,
     /// Gradients.
@@ -35,8 +37,9 @@ pub enum Use {
 
 impl Use {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Weights,
+        Self::Packed,
         Self::Masters,
         Self::Gradients,
         Self::States,
@@ -50,6 +53,7 @@ impl Use {
     pub fn of(kind: Kind) -> Self {
         match kind {
             Kind::Weight | Kind::Narrow | Kind::Frozen => Self::Weights,
+            Kind::Packed => Self::Packed,
             Kind::Gradient => Self::Gradients,
             Kind::Activation => Self::Activations,
             Kind::Statistic => Self::Statistics,

@@ -24,6 +24,7 @@ mod lora_tests;
 mod loss;
 pub mod memory;
 pub mod nccl;
+mod nf4;
 mod norm;
 pub mod nvrtc;
 pub mod optimizer;

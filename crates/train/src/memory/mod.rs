@@ -347,6 +347,7 @@ fn of_card(cuda: &Cuda) -> Vec<(Use, u64)> {
     let peak = |purpose: Use| cuda.pool().usage(purpose).peak as u64;
     let mut parts = vec![
         (Use::Weights, peak(Use::Weights)),
+        (Use::Packed, peak(Use::Packed)),
         (Use::Masters, peak(Use::Masters)),
         (Use::Gradients, peak(Use::Gradients)),
         (Use::States, peak(Use::States)),
@@ -364,6 +365,7 @@ fn of_processor(cuda: &Cuda) -> Vec<(Use, u64)> {
     let peak = |purpose: Use| cuda.pool().usage(purpose).peak as u64;
     let mut parts = vec![
         (Use::Weights, 2 * peak(Use::Weights)),
+        (Use::Packed, peak(Use::Packed)),
         (Use::Gradients, peak(Use::Gradients)),
         (Use::States, peak(Use::States)),
         (Use::Activations, 2 * peak(Use::Activations) + peak(Use::Statistics)),
@@ -448,6 +450,7 @@ impl Use {
     fn name(self) -> &'static str {
         match self {
             Self::Weights => "weights",
+            Self::Packed => "weights in 4 bits",
             Self::Masters => "their f32 masters",
             Self::Gradients => "gradients",
             Self::States => "optimiser states",

@@ -429,6 +429,7 @@ impl<B: Backend + Clone> Decoder<B> {
     /// The head's products of the rows of `packed` that count.
     fn products(&mut self, packed: &Packed<B>, attend: Attend<'_, B>, rows: usize) -> Result<()> {
         ensure!(self.adapter.is_none(), ADAPTER);
+        ensure!(self.packing.is_none(), "packed weights are there to train an adapter beside");
         let mut inference = self.memory.inference.take();
         let (backend, config) = (&self.backend, &self.config);
         let kept =
@@ -449,6 +450,7 @@ impl<B: Backend + Clone> Decoder<B> {
             weights: &self.weights,
             lanes: &[],
             dropped: None,
+            unpacking: None,
             angles: &self.memory.angles.0,
             rows,
             apart,

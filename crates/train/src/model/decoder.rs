@@ -16,6 +16,7 @@ use super::activations::{
 use super::batch::Packed;
 use super::family::Block;
 use super::projection::Lane;
+use super::stand::Unpacking;
 use super::weights::{LayerWeights, Projection, Weights};
 use crate::ops::{Backend, CacheShape, Kind, Plus};
 
@@ -39,6 +40,8 @@ pub(super) struct Pass<'a, B: Backend> {
     pub lanes: &'a [Lane<'a, B::Tensor>],
     /// Room for what an adapter reads, once some of it is dropped.
     pub dropped: Option<&'a RefCell<B::Tensor>>,
+    /// Where the layers' linear maps stand packed, how, and room for one of them.
+    pub unpacking: Option<Unpacking<'a, B::Tensor>>,
     /// The table of each of the config's ropes.
     pub angles: &'a [B::Tensor],
     pub rows: usize,

@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::peft::{self, Merging};
 use super::weights::{Part, Spec, specs};
-use super::{Decoder, Model, ModelConfig};
+use super::{Decoder, Model, ModelConfig, Stand};
 use crate::ops::{Backend, Cpu, Kind, Stored, StoredKind};
 
 /// Type of the values in a saved model.
@@ -200,25 +200,32 @@ impl<B: Backend + Clone> Decoder<B> {
     }
 
     /// Reads a model from a Hugging Face folder. Values of type f32, f16 and bf16 are taken. The
-    /// folder of an adapter gives its base model with the adapter merged into it. `kind` says what
-    /// the weights are for: [`Kind::Weight`], [`Kind::Narrow`] or [`Kind::Frozen`].
+    /// folder of an adapter gives its base model with the adapter merged into it. `stand` says what
+    /// the weights are for, [`Kind::Weight`], [`Kind::Narrow`] or [`Kind::Frozen`], or that the layers'
+    /// maps are to be packed, each as it is read.
     ///
     /// # Errors
     /// A user error if the folder has no weights, a file is cut off or is not safetensors, or a
     /// tensor is missing, superfluous, of another shape or type, or in two shards. It names the
     /// file and the tensor.
-    pub fn load_as(backend: B, kind: Kind, dir: &Path) -> Result<Self> {
+    pub fn load_as(backend: B, stand: impl Into<Stand>, dir: &Path) -> Result<Self> {
         if peft::is_adapter(dir) {
-            return Self::load_merged(backend, kind, &peft::base_folder(dir)?, Some(dir));
+            return Self::load_merged(backend, stand, &peft::base_folder(dir)?, Some(dir));
         }
-        Self::load_merged(backend, kind, dir, None)
+        Self::load_merged(backend, stand, dir, None)
     }
 
     /// Reads a model from a folder and merges the adapter of another one into it.
     ///
     /// # Errors
     /// As [`Decoder::load_as`], and if the adapter is of another model.
-    pub fn load_merged(backend: B, kind: Kind, dir: &Path, adapter: Option<&Path>) -> Result<Self> {
+    pub fn load_merged(
+        backend: B,
+        stand: impl Into<Stand>,
+        dir: &Path,
+        adapter: Option<&Path>,
+    ) -> Result<Self> {
+        let stand = stand.into();
         let config = ModelConfig::load(dir)?;
         let adapter = adapter.map(|adapter| Merging::open(adapter, dir, &config)).transpose()?;
         let index = Index::find(dir)?;
@@ -238,8 +245,8 @@ impl<B: Backend + Clone> Decoder<B> {
         }
         index.check(&found)?;
         check_names(&config, &found, dir)?;
-        Self::build(backend, config, kind, |backend, spec| {
-            read(backend, kind, spec, &found, adapter.as_ref())
+        Self::build(backend, config, stand, |backend, spec| {
+            read(backend, stand, spec, &found, adapter.as_ref())
         })
     }
 }
@@ -449,7 +456,7 @@ fn check_names(config: &ModelConfig, found: &Found, dir: &Path) -> Result<()> {
 /// One of our tensors out of the checkpoint's parts, and what an adapter adds to it.
 fn read<B: Backend>(
     backend: &B,
-    kind: Kind,
+    stand: Stand,
     spec: &Spec,
     found: &Found,
     adapter: Option<&Merging>,
@@ -462,11 +469,11 @@ fn read<B: Backend>(
     let parts = views.iter().map(|(part, (shard, view))| stored(part, &shard.path, view));
     let parts = parts.collect::<Result<Vec<_>>>()?;
     let tensor = match adapter.filter(|adapter| adapter.adapts(spec)) {
-        None => backend.load(kind, &parts),
+        None => stand.load(backend, spec, &parts),
         Some(adapter) => {
             let mut values = Cpu.load(Kind::Weight, &parts);
             adapter.add(spec, &mut values);
-            backend.tensor(kind, values)
+            stand.tensor(backend, spec, values)
         }
     };
     for (_, (shard, view)) in views {

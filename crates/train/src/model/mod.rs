@@ -19,6 +19,7 @@ mod projection;
 mod repeats;
 pub mod rope;
 mod side_by_side;
+mod stand;
 mod training;
 pub mod weights;
 
@@ -31,6 +32,7 @@ use crate::ops::{Backend, Cpu, Kind};
 use adapter::{Adapter, Layout, Lora, Trained};
 use passes::Memory;
 use projection::Moment;
+use stand::Packing;
 use weights::{Part, Spec, Weights};
 
 pub use activations::Recompute;
@@ -40,6 +42,7 @@ pub use config::ModelConfig;
 pub use folder::Dtype;
 pub use peft::Base;
 pub use side_by_side::{Meeting, Seat};
+pub use stand::Stand;
 pub use training::{Room, Take};
 
 /// A decoder on the processor.
@@ -52,8 +55,9 @@ pub struct Decoder<B: Backend> {
     specs: Arc<Weights<Spec>>,
     /// Shared by decoders that train adapters beside them.
     weights: Arc<Weights<B::Tensor>>,
-    /// What the weights are for.
-    kind: Kind,
+    /// How the weights stand.
+    stand: Stand,
+    packing: Option<Arc<Packing>>,
     /// What is trained beside the weights, which then stay as they are.
     adapter: Option<Attached<B::Tensor>>,
     /// What training passes make again.
@@ -78,17 +82,19 @@ impl<B: Backend + Clone> Decoder<B> {
     fn build(
         backend: B,
         config: ModelConfig,
-        kind: Kind,
+        stand: Stand,
         mut tensor: impl FnMut(&B, &Spec) -> Result<B::Tensor>,
     ) -> Result<Self> {
         let specs = Arc::new(weights::specs(&config));
         let weights = Arc::new(specs.try_map(|spec| tensor(&backend, spec))?);
+        let packing = Packing::of(stand, &specs).map(Arc::new);
         Ok(Self {
             backend,
             config,
             specs,
             weights,
-            kind,
+            stand,
+            packing,
             adapter: None,
             recompute: Recompute::None,
             moment: Moment::default(),
@@ -106,7 +112,8 @@ impl<B: Backend + Clone> Decoder<B> {
             config: self.config.clone(),
             specs: Arc::clone(&self.specs),
             weights: Arc::clone(&self.weights),
-            kind: Kind::Frozen,
+            stand: Stand { kind: Kind::Frozen, ..self.stand },
+            packing: self.packing.clone(),
             adapter: None,
             recompute: self.recompute,
             moment: Moment::default(),
@@ -144,14 +151,14 @@ impl<B: Backend + Clone> Decoder<B> {
 
     /// A decoder with random weights: normal with the config's `initializer_range`, matrices that
     /// write to the residual stream smaller by √(2L), norms such that they leave the scale alone,
-    /// biases zero. The same seed gives the same bytes. `kind` as for [`Decoder::load_as`].
+    /// biases zero. The same seed gives the same bytes. `stand` as for [`Decoder::load_as`].
     #[must_use]
-    pub fn random_as(backend: B, kind: Kind, config: ModelConfig, seed: u64) -> Self {
-        let facts = config.clone();
+    pub fn random_as(backend: B, stand: impl Into<Stand>, config: ModelConfig, seed: u64) -> Self {
+        let (facts, stand) = (config.clone(), stand.into());
         let draw = |backend: &B, spec: &Spec| {
-            Ok(backend.tensor(kind, weights::initial(spec, &facts, seed)))
+            Ok(stand.tensor(backend, spec, weights::initial(spec, &facts, seed)))
         };
-        Self::build(backend, config, kind, draw).expect("drawing cannot fail")
+        Self::build(backend, config, stand, draw).expect("drawing cannot fail")
     }
 
     /// The same, to be trained with exact weights.
@@ -160,22 +167,28 @@ impl<B: Backend + Clone> Decoder<B> {
         Self::random_as(backend, Kind::Weight, config, seed)
     }
 
-    /// The same weights on another backend, without an adapter. `kind` as for
+    /// The same weights on another backend, without an adapter. `stand` as for
     /// [`Decoder::load_as`].
     #[must_use]
-    pub fn copy_as<C: Backend + Clone>(&self, backend: C, kind: Kind) -> Decoder<C> {
+    pub fn copy_as<C: Backend + Clone>(&self, backend: C, stand: impl Into<Stand>) -> Decoder<C> {
+        let stand = stand.into();
         let mut all = self.specs.all().into_iter().zip(self.weights.all());
         let copy = |backend: &C, _: &Spec| {
             let (spec, tensor) = all.next().expect("as many tensors as specs");
-            Ok(backend.tensor(kind, self.backend.values(tensor, spec.elements())))
+            if stand.packed == self.stand.packed && self.stand.packed.is_some() && spec.is_map() {
+                // Packed again, scales would be rounded again.
+                let words = self.backend.values(tensor, self.backend.len(tensor));
+                return Ok(backend.tensor(Kind::Packed, words));
+            }
+            Ok(stand.tensor(backend, spec, self.stand.values(&self.backend, spec, tensor)))
         };
-        Decoder::build(backend, self.config.clone(), kind, copy).expect("copying cannot fail")
+        Decoder::build(backend, self.config.clone(), stand, copy).expect("copying cannot fail")
     }
 
     /// The same, for what they are for here.
     #[must_use]
     pub fn copy_to<C: Backend + Clone>(&self, backend: C) -> Decoder<C> {
-        self.copy_as(backend, self.kind)
+        self.copy_as(backend, self.stand)
     }
 
     /// What the model is.
@@ -222,7 +235,7 @@ impl<B: Backend + Clone> Decoder<B> {
     /// What those tensors are for: [`Kind::Narrow`] where they stand in bf16 alone. An adapter is
     /// always exact.
     pub(crate) fn trained_kind(&self) -> Kind {
-        if self.adapter.is_some() { Kind::Weight } else { self.kind }
+        if self.adapter.is_some() { Kind::Weight } else { self.stand.kind }
     }
 
     /// Where its tensors are.
@@ -232,8 +245,8 @@ impl<B: Backend + Clone> Decoder<B> {
     }
 
     /// A decoder whose weights are all zero, to be filled with another's.
-    pub(crate) fn empty_on(backend: B, config: ModelConfig, kind: Kind) -> Result<Self> {
-        Self::build(backend, config, kind, |backend, spec| Ok(backend.zeros(kind, spec.elements())))
+    pub(crate) fn empty_on(backend: B, config: ModelConfig, stand: Stand) -> Result<Self> {
+        Self::build(backend, config, stand, |backend, spec| Ok(stand.zeros(backend, spec)))
     }
 
     /// Every tensor: the weights, then the adapter's.

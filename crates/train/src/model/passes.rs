@@ -13,6 +13,7 @@ use super::batch::{Batch, Filling, Joined, Packed, scalar};
 use super::decoder::{Apart, Attend, Pass};
 use super::projection::{Into, Lane, Moment, Onto};
 use super::repeats::{Repeat, Repeats, Shape};
+use super::stand::{Packing, Unpacking};
 use super::weights::{Piece, Weights};
 use super::{Attached, ModelConfig};
 use crate::ops::{Backend, Kind};
@@ -27,14 +28,22 @@ pub(super) struct Memory<B: Backend> {
     pub inference: Option<Activations<B::Tensor>>,
     /// What an adapter reads, once some of it is dropped, and for how many values there is room.
     dropped: Option<(RefCell<B::Tensor>, usize)>,
+    /// A linear map that stands packed, for the time of its product.
+    unpacked: Option<RefCell<B::Tensor>>,
     /// Training passes that may come again, in this memory.
     pub repeats: Repeats<B>,
 }
 
 impl<B: Backend> Default for Memory<B> {
     fn default() -> Self {
-        let (training, inference, repeats) = (None, None, Repeats::default());
-        Self { angles: (Vec::new(), 0), training, inference, dropped: None, repeats }
+        Self {
+            angles: (Vec::new(), 0),
+            training: None,
+            inference: None,
+            dropped: None,
+            unpacked: None,
+            repeats: Repeats::default(),
+        }
     }
 }
 
@@ -61,6 +70,14 @@ impl<B: Backend> Memory<B> {
         self.dropped.get_or_insert_with(new);
     }
 
+    /// Room for the largest of the linear maps that stand packed.
+    pub fn reserve_unpacked(&mut self, backend: &B, packing: Option<&Packing>) {
+        if let Some(packing) = packing {
+            let new = || RefCell::new(backend.zeros(Kind::Activation, packing.largest()));
+            self.unpacked.get_or_insert_with(new);
+        }
+    }
+
     /// Sees to it that there is room for passes over so many rows.
     pub fn reserve(
         &mut self,
@@ -85,6 +102,7 @@ pub(super) struct Ground<'a, B: Backend> {
     pub backend: &'a B,
     pub config: &'a ModelConfig,
     pub weights: &'a mut Arc<Weights<B::Tensor>>,
+    pub packing: Option<&'a Packing>,
     pub recompute: Recompute,
 }
 
@@ -105,14 +123,16 @@ struct Over<'a, B: Backend> {
     config: &'a ModelConfig,
     lanes: &'a [Lane<'a, B::Tensor>],
     dropped: Option<&'a RefCell<B::Tensor>>,
+    unpacking: Option<Unpacking<'a, B::Tensor>>,
     angles: &'a [B::Tensor],
     rows: usize,
 }
 
 impl<B: Backend> Over<'_, B> {
     fn pass<'a>(&'a self, weights: &'a Weights<B::Tensor>) -> Pass<'a, B> {
-        let Over { backend, config, lanes, dropped, angles, rows } = *self;
-        Pass { backend, config, weights, lanes, dropped, angles, rows, apart: Apart::No }
+        let Over { backend, config, lanes, dropped, unpacking, angles, rows } = *self;
+        let apart = Apart::No;
+        Pass { backend, config, weights, lanes, dropped, unpacking, angles, rows, apart }
     }
 }
 
@@ -192,7 +212,10 @@ impl<B: Backend> Ground<'_, B> {
         if drops {
             memory.reserve_dropped(backend, config, rows);
         }
-        let Memory { angles: (angles, _), training, inference, dropped, repeats: held } = memory;
+        memory.reserve_unpacked(backend, self.packing);
+        let Memory { angles: (angles, _), training, inference, dropped, unpacked, repeats: held } =
+            memory;
+        let unpacking = self.packing.zip(unpacked.as_ref());
         let dropped = dropped.as_ref().filter(|_| drops).map(|(dropped, _)| dropped);
         let kept = if is_training { training } else { inference };
         let kept = kept.as_mut().expect("it was reserved");
@@ -205,7 +228,7 @@ impl<B: Backend> Ground<'_, B> {
             into.extend(run.into);
         }
         let (counted, lanes) = (joined.counted.len(), &lanes[..]);
-        let on = Over { backend, config, lanes, dropped, angles, rows };
+        let on = Over { backend, config, lanes, dropped, unpacking, angles, rows };
         match &mut into[..] {
             [into] if repeats && between.is_none() => self.again(&on, kept, held, joined, into),
             _ => self.once(&on, kept, joined, &mut into, between),

@@ -119,6 +119,21 @@ impl<'a, B: Backend> Pass<'a, B> {
         self.lanes.iter().filter_map(of_lane).collect()
     }
 
+    /// Calls `read` with the weight of a layer's linear map: as it stands, or unpacked for the time of
+    /// the call. One call at a time.
+    pub fn with_weight<R>(
+        &self,
+        l: usize,
+        projection: Projection,
+        read: impl FnOnce(&B::Tensor) -> R,
+    ) -> R {
+        let weight = &self.layer(l).linear(projection).weight;
+        let Some((packing, room)) = self.unpacking else { return read(weight) };
+        let unpacked = &mut *room.borrow_mut();
+        self.backend.unpack(unpacked, weight, packing.how(projection));
+        read(unpacked)
+    }
+
     fn runs(&self) -> Vec<Range<usize>> {
         self.lanes.iter().map(|lane| lane.rows.clone()).collect()
     }
@@ -134,16 +149,13 @@ impl<'a, B: Backend> Pass<'a, B> {
         low: &mut [B::Tensor; 4],
     ) {
         let (ops, shape) = (self.backend, self.projection_shape(projection));
-        let linear = self.layer(l).linear(projection);
-        let plus = Plus { bias: linear.bias.as_ref(), residual };
-        match self.lanes {
-            _ if self.apart == Apart::Steps => ops.linear_rows(y, x, &linear.weight, plus, shape),
-            _ if self.apart == Apart::Prompts => {
-                ops.linear_prompts(y, x, &linear.weight, plus, shape);
-            }
-            [_] => ops.linear(y, x, &linear.weight, plus, shape),
-            _ => ops.linear_of_runs(y, x, &linear.weight, plus, shape, &self.runs()),
-        }
+        let plus = Plus { bias: self.layer(l).linear(projection).bias.as_ref(), residual };
+        self.with_weight(l, projection, |weight| match self.lanes {
+            _ if self.apart == Apart::Steps => ops.linear_rows(y, x, weight, plus, shape),
+            _ if self.apart == Apart::Prompts => ops.linear_prompts(y, x, weight, plus, shape),
+            [_] => ops.linear(y, x, weight, plus, shape),
+            _ => ops.linear_of_runs(y, x, weight, plus, shape, &self.runs()),
+        });
         let (h, beside) = (&mut low[projection as usize], self.beside(l, projection));
         for one in &beside {
             self.with_dropped(x, one, |x| {
@@ -172,7 +184,9 @@ impl<'a, B: Backend> Pass<'a, B> {
             ops.glu(gated, gate_up, glu);
         } else {
             let shape = LinearGluShape { inputs: self.config.hidden_size, glu, keep };
-            ops.linear_glu(gated, gate_up, x, &self.layer(l).gate_up.weight, shape);
+            self.with_weight(l, Projection::GateUp, |weight| {
+                ops.linear_glu(gated, gate_up, x, weight, shape);
+            });
         }
     }
 
@@ -188,13 +202,13 @@ impl<'a, B: Backend> Pass<'a, B> {
         dlow: &mut [B::Tensor; 4],
     ) {
         let (ops, shape) = (self.backend, self.projection_shape(projection));
-        let weight = &self.layer(l).linear(projection).weight;
-        if let [_] = self.lanes {
-            ops.linear_backward_input(dx, dy, weight, shape, accumulate);
-        } else {
-            let runs = self.runs();
-            ops.linear_backward_input_of_runs(dx, dy, weight, shape, accumulate, &runs);
-        }
+        self.with_weight(l, projection, |weight| match self.lanes {
+            [_] => ops.linear_backward_input(dx, dy, weight, shape, accumulate),
+            _ => {
+                let runs = self.runs();
+                ops.linear_backward_input_of_runs(dx, dy, weight, shape, accumulate, &runs);
+            }
+        });
         let (dh, beside) = (&mut dlow[projection as usize], self.beside(l, projection));
         for Beside { pair, up, .. } in &beside {
             ops.linear(dh, dy, &pair.up, Plus::NOTHING, *up);

@@ -12,7 +12,7 @@ use super::batch::Filling;
 use super::passes::{Between, Ground, Run};
 use super::projection::{Into, Moment};
 use super::weights::{Piece, Spec, Weights};
-use super::{Attached, Base, Batch, Decoder, Gradients};
+use super::{Attached, Base, Batch, Decoder, Gradients, Stand};
 use crate::ops::{Backend, Kind};
 
 /// What takes a piece's gradients when they are complete: its weights, which it may change, and
@@ -35,12 +35,12 @@ impl<B: Backend + Clone> Decoder<B> {
     #[must_use]
     pub fn zeros_as(
         backend: B,
-        kind: Kind,
+        stand: Stand,
         config: super::ModelConfig,
         lora: Option<&Lora>,
     ) -> Self {
-        let zeros = |backend: &B, spec: &Spec| Ok(backend.zeros(kind, spec.elements()));
-        let mut decoder = Self::build(backend, config, kind, zeros).expect("zeros cannot fail");
+        let zeros = |backend: &B, spec: &Spec| Ok(stand.zeros(backend, spec));
+        let mut decoder = Self::build(backend, config, stand, zeros).expect("zeros cannot fail");
         if let Some(lora) = lora {
             let layout = Layout::new(lora.clone(), &decoder.specs);
             let zeros = |spec: &Spec| decoder.backend.zeros(Kind::Weight, spec.elements());
@@ -70,6 +70,7 @@ impl<B: Backend + Clone> Decoder<B> {
         let rows = Filling::of(backend, config).most(room.training);
         memory.reserve(backend, config, (rows, Purpose::Training(self.recompute)), ranks);
         memory.reserve_angles(backend, config, room.longest);
+        memory.reserve_unpacked(backend, self.packing.as_deref());
         if self.adapter.as_ref().is_some_and(|attached| attached.layout.lora.dropout > 0.0) {
             memory.reserve_dropped(backend, config, rows);
         }
@@ -152,12 +153,24 @@ impl<B: Backend + Clone> Decoder<B> {
         between: Option<&mut Between<'_, B::Tensor>>,
     ) -> Result<Vec<f32>> {
         batch.check(&self.config)?;
-        let Self { backend, config, weights, adapter, recompute, memory, seat, moment, .. } = self;
+        let Self {
+            backend,
+            config,
+            weights,
+            packing,
+            adapter,
+            recompute,
+            memory,
+            seat,
+            moment,
+            ..
+        } = self;
         let now = *moment;
         if into.is_some() {
             moment.row += batch.tokens.len() as u64;
         }
-        let mut ground = Ground { backend, config, weights, recompute: *recompute };
+        let packing = packing.as_deref();
+        let mut ground = Ground { backend, config, weights, packing, recompute: *recompute };
         if let (Some(seat), Some(_)) = (seat, &adapter) {
             return seat.pass(&mut ground, (batch, now), adapter, into);
         }

@@ -281,6 +281,8 @@ pub enum Role {
     Bias,
     /// Begins normal with the config's `initializer_range`, decays.
     Matrix,
+    /// The embedding or the head: a matrix that is not among the layers' maps.
+    Table,
     /// A matrix whose product is added to the residual stream: begins smaller by √(2L), so that the
     /// stream's variance does not grow with depth (Radford et al., GPT-2, section 2.3).
     Residual,
@@ -315,10 +317,23 @@ impl Spec {
         self.parts.last().map_or(0, |part| part.range.end)
     }
 
-    /// Whether the optimiser's weight decay applies.
+    /// Whether it is a matrix, to which the optimiser's weight decay applies.
     #[must_use]
     pub fn decays(&self) -> bool {
+        let is_table = |part: &Part| part.role == Role::Table;
+        self.is_map() || self.parts.iter().all(is_table)
+    }
+
+    /// Whether it is one of the layers' linear maps.
+    #[must_use]
+    pub fn is_map(&self) -> bool {
         self.parts.iter().all(|part| matches!(part.role, Role::Matrix | Role::Residual))
+    }
+
+    /// Number of values of each part.
+    #[must_use]
+    pub fn lens(&self) -> Vec<usize> {
+        self.parts.iter().map(|part| part.range.len()).collect()
     }
 }
 
@@ -328,11 +343,11 @@ pub fn specs(config: &ModelConfig) -> Weights<Spec> {
     let (c, v) = (config.hidden_size, config.vocab_size);
     let mut names = Names { number: 0 };
     Weights {
-        embed_tokens: names.one("model.embed_tokens.weight", &[v, c], Role::Matrix),
+        embed_tokens: names.one("model.embed_tokens.weight", &[v, c], Role::Table),
         layers: (0..config.num_hidden_layers).map(|l| layer_specs(config, l, &mut names)).collect(),
         norm: names.one("model.norm.weight", &[c], Role::Norm),
         lm_head: (!config.tie_word_embeddings)
-            .then(|| names.one("lm_head.weight", &[v, c], Role::Matrix)),
+            .then(|| names.one("lm_head.weight", &[v, c], Role::Table)),
     }
 }
 
@@ -446,7 +461,7 @@ pub fn initial(spec: &Spec, config: &ModelConfig, seed: u64) -> Vec<f32> {
     let mut values = vec![0.0; spec.elements()];
     for part in &spec.parts {
         let deviation = match part.role {
-            Role::Matrix => config.initializer_range,
+            Role::Matrix | Role::Table => config.initializer_range,
             Role::Residual => {
                 config.initializer_range / (2.0 * config.num_hidden_layers as f32).sqrt()
             }

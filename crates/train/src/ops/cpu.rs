@@ -64,6 +64,9 @@ impl Backend for Cpu {
     fn fill(&self, tensor: &mut Vec<f32>, len: usize, value: f32) {
         split::for_each_rows(&mut tensor[..len], 1, |_, part| part.fill(value));
     }
+    fn unpack(&self, into: &mut Vec<f32>, packed: &Vec<f32>, how: (Nf4, &[usize])) {
+        nf4::unpack(into, packed, how);
+    }
     fn fill_block(
         &self,
         tensor: &mut Vec<f32>,

@@ -21,6 +21,7 @@ pub mod glu;
 pub mod head_norm;
 pub mod matmul;
 pub mod moments;
+pub mod nf4;
 pub mod norm;
 mod reference;
 pub mod rope;
@@ -36,6 +37,7 @@ pub(crate) mod testing;
 pub use adamw::{AdamWStep, Update};
 pub use cpu::Cpu;
 pub use moments::{Form, Moments};
+pub use nf4::Nf4;
 pub use reference::Reference;
 pub use shapes::*;
 pub use stored::{Stored, StoredKind, to_f32};
@@ -49,6 +51,8 @@ pub enum Kind {
     Narrow,
     /// A parameter that stays, as products read it: bf16 on a card, f32 on the processor.
     Frozen,
+    /// Words of matrices that stay and stand in 4 bits a value, see [`nf4`]: bits, not numbers.
+    Packed,
     /// A parameter's gradient, summed over many products.
     Gradient,
     /// What passes from operation to operation, and its gradients.
@@ -153,6 +157,9 @@ pub trait Backend {
     }
     /// Sets the first `len` values.
     fn fill(&self, tensor: &mut Self::Tensor, len: usize, value: f32);
+    /// The values of packed matrices of these lengths, one after the other: those of `packed`, whose form
+    /// is [`Kind::Packed`].
+    fn unpack(&self, into: &mut Self::Tensor, packed: &Self::Tensor, how: (Nf4, &[usize]));
     /// Sets a block, rows then columns, of a matrix of rows `width` wide.
     fn fill_block(
         &self,

@@ -55,6 +55,9 @@ impl Backend for Reference {
     fn fill(&self, tensor: &mut Vec<f32>, len: usize, value: f32) {
         tensor[..len].fill(value);
     }
+    fn unpack(&self, into: &mut Vec<f32>, packed: &Vec<f32>, how: (Nf4, &[usize])) {
+        nf4::reference::unpack(into, packed, how);
+    }
     fn fill_block(
         &self,
         tensor: &mut Vec<f32>,
