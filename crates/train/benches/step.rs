@@ -144,7 +144,7 @@ fn main() -> Result<()> {
             "train" => (train(&mut model, &shape, batch, seconds)?, batch * shape.document),
             "lora" => {
                 let (rank, targets) = (16, Target::ALL.to_vec());
-                let lora = Lora { rank, alpha: 32.0, rslora: false, dropout: 0.0, targets };
+                let lora = Lora::new(rank, 32.0, targets);
                 model.attach(lora, Base::default(), 1);
                 (train(&mut model, &shape, batch, seconds)?, batch * shape.document)
             }

@@ -172,8 +172,7 @@ mod tests {
         let head = (model.config().vocab_size * model.config().hidden_size) as f64;
         assert_eq!(one(&[8], 8) - one(&[8], 3), 5.0 * 6.0 * head);
 
-        let lora =
-            Lora { rank: 2, alpha: 4.0, rslora: false, dropout: 0.0, targets: vec![Target::QProj] };
+        let lora = Lora::new(2, 4.0, vec![Target::QProj]);
         model.attach(lora, crate::model::Base::default(), 0);
         let beside = Flops::of(&model);
         assert_eq!(beside.token, 4.0 / 6.0 * flops.token + 6.0 * model.trained_count() as f64);

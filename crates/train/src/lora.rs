@@ -29,8 +29,7 @@ pub struct LoraConfig {
     pub rank: usize,
     /// The adapter's product is multiplied by alpha / rank. Default 32.
     pub alpha: f64,
-    /// Share of what an adapter reads that is dropped in training, from 0 (default) to below 1. Maps that read the same
-    /// input (queries, keys, values; gate and up) have it dropped alike.
+    /// Share of what an adapter reads that is dropped in training, from 0 (default) to below 1; for each map by itself.
     pub dropout: f64,
     /// The linear maps that have an adapter: "all-linear" (default), or a list of q_proj, k_proj, v_proj, o_proj,
     /// gate_proj, up_proj and down_proj.
@@ -46,6 +45,9 @@ pub struct LoraConfig {
     pub double_quant: Option<bool>,
     /// Multiply by alpha / √rank in place of alpha / rank (rsLoRA). Default false.
     pub rslora: bool,
+    /// Give each output of the maps a trained magnitude apart from its direction (DoRA): closer to tuning all weights at
+    /// the same rank, for about a third more time a step. Default false.
+    pub dora: bool,
 }
 
 impl Default for LoraConfig {
@@ -59,6 +61,7 @@ impl Default for LoraConfig {
             quantize: None,
             double_quant: None,
             rslora: false,
+            dora: false,
         }
     }
 }
@@ -139,8 +142,8 @@ impl LoraConfig {
             bail_user!("train.lora.dropout is {}; it must be from 0 to below 1", self.dropout);
         }
         let targets = self.targets.resolve()?;
-        let Self { rank, alpha, rslora, dropout, .. } = *self;
-        Ok(Lora { rank, alpha, rslora, dropout, targets })
+        let Self { rank, alpha, rslora, dropout, dora, .. } = *self;
+        Ok(Lora { rank, alpha, rslora, dropout, dora, targets })
     }
 }
 

@@ -52,8 +52,7 @@ fn step<B: Backend + Clone>(
 
 /// An adapter beside all maps of a layer.
 fn with_adapter<B: Backend + Clone>(mut model: Decoder<B>) -> Decoder<B> {
-    let lora =
-        Lora { rank: 2, alpha: 4.0, rslora: false, dropout: 0.2, targets: Target::ALL.to_vec() };
+    let lora = Lora { dropout: 0.2, ..Lora::new(2, 4.0, Target::ALL.to_vec()) };
     model.attach(lora, Base::default(), 3);
     // B begins at zero, and with it the gradient of A: one step away from there.
     let mut gradients = Gradients::zeros(&model);

@@ -116,7 +116,7 @@ type Found = (Vec<f32>, Vec<(String, Vec<f32>)>);
 
 fn pass<B: Backend + Clone>(mut model: Decoder<B>, run: usize, batch: &Batch) -> Found {
     let targets = vec![Target::QProj, Target::VProj, Target::OProj, Target::UpProj];
-    let lora = Lora { rank: 3, alpha: 6.0, rslora: false, dropout: 0.0, targets };
+    let lora = Lora::new(3, 6.0, targets);
     model.attach(lora, Base::default(), run as u64);
     let mut gradients = Gradients::zeros(&model);
     // Twice, so that what was lent has come back; then a pass without a gradient.

@@ -6,6 +6,7 @@
 #include "../attention_sm90.cu"
 #include "../cross_entropy.cu"
 #include "../decode.cu"
+#include "../dora.cu"
 #include "../dropout.cu"
 #include "../embedding.cu"
 #include "../gemm_plain.cu"

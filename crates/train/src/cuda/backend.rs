@@ -18,10 +18,10 @@ use super::optimizer::{DeviceMoments, Optimizer};
 use super::turn::Turn;
 use super::{norm, sample};
 use crate::ops::{
-    Activation, AdamWStep, AttentionShape, Backend, CacheShape, Draw, Form, GluShape, HeadGradient,
-    HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape, Mask, Moments, Nf4,
-    NormGradients, NormShape, Plus, RopeLayout, SampleShape, SavedAttention, Stored, StoredKind,
-    Update, to_f32,
+    Activation, AdamWStep, AttentionShape, Backend, CacheShape, ColumnShape, Draw, Factor, Form,
+    GluShape, HeadGradient, HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape,
+    LowRank, Mask, Moments, Nf4, NormGradients, NormShape, Plus, RopeLayout, RowNormShape,
+    RowNorms, SampleShape, SavedAttention, Stored, StoredKind, Update, to_f32,
 };
 
 /// Steps of decoding whose tokens are read together. A sequence that ends wastes half of them on
@@ -103,7 +103,7 @@ impl Cuda {
     }
 
     /// Blocks that go over so many values in turns.
-    fn over(&self, len: usize) -> Grid {
+    pub(super) fn over(&self, len: usize) -> Grid {
         let most = 8 * self.driver.facts().multiprocessors as usize;
         Grid::line(len.div_ceil(256).min(most), 256)
     }
@@ -120,7 +120,7 @@ impl Cuda {
         accumulate: bool,
     ) -> Product {
         let dims = [shape.rows, shape.inputs, shape.outputs];
-        let (factors, to) = ([dy.from(shape.y()), weight.at()], dx.from(shape.x()));
+        let (factors, to) = ([dy.from(shape.y()), weight.from(shape.w())], dx.from(shape.x()));
         Product {
             residual: if accumulate { to } else { 0 },
             ..Product::new(dims, Layout::Nn, factors, Target::Bf16(to))
@@ -138,7 +138,7 @@ impl Cuda {
         let to = y.from(shape.y());
         let target = if y.dtype == Dtype::Bf16 { Target::Bf16(to) } else { Target::F32(to) };
         let dims = [shape.rows, shape.outputs, shape.inputs];
-        let factors = [x.from(shape.x()), weight.at()];
+        let factors = [x.from(shape.x()), weight.from(shape.w())];
         Product {
             bias: plus.bias.map_or(0, Tensor::at),
             residual: plus.residual.map_or(0, |residual| residual.from(shape.y())),
@@ -436,11 +436,45 @@ impl Backend for Cuda {
         shape: LinearShape,
     ) {
         let dims = [shape.outputs, shape.inputs, shape.rows];
-        let (factors, to) = ([dy.from(shape.y()), x.from(shape.x())], Target::AddF32(dweight.at()));
+        let factors = [dy.from(shape.y()), x.from(shape.x())];
+        let to = Target::AddF32(dweight.from(shape.w()));
         self.product(Product::new(dims, Layout::Tn, factors, to));
         if let Some(dbias) = dbias {
             self.run(|| norm::column_sums(&*self.driver, &self.pool, [dbias, dy], shape));
         }
+    }
+
+    fn row_norms(
+        &self,
+        into: RowNorms<'_, Tensor>,
+        magnitudes: &Tensor,
+        weight: &Tensor,
+        low: LowRank<'_, Tensor>,
+        shape: RowNormShape,
+    ) {
+        self.run(|| self.norms_of_rows(into, magnitudes, weight, low, shape));
+    }
+
+    fn scale_columns(
+        &self,
+        y: &mut Tensor,
+        x: &Tensor,
+        factor: Factor<'_, Tensor>,
+        plus: Plus<'_, Tensor>,
+        shape: ColumnShape,
+        accumulate: bool,
+    ) {
+        self.run(|| self.columns_scaled([y, x], factor, plus, shape, accumulate));
+    }
+
+    fn column_products(
+        &self,
+        sums: &mut Tensor,
+        factors: [&Tensor; 2],
+        divisors: &Tensor,
+        shape: LinearShape,
+    ) {
+        self.run(|| self.products_of_columns(sums, factors, divisors, shape));
     }
 
     fn linear_rows(

@@ -100,7 +100,7 @@ mod tests {
     use crate::ops::{Backend, Kind, LinearShape, Plus};
 
     /// Products that are split, so that they take temporary memory.
-    const SHAPE: LinearShape = LinearShape { first: 0, rows: 5, inputs: 1024, outputs: 8 };
+    const SHAPE: LinearShape = LinearShape::new(5, 1024, 8);
 
     #[test]
     fn recorded_work_sees_new_inputs_and_keeps_its_temporary_memory() {

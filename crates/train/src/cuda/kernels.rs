@@ -109,6 +109,17 @@ pub const FILES: &[KernelFile] = &[
         kernels: &[("cache_store", 64), ("decode_piece", 128), ("decode_combine", 64)],
     },
     KernelFile {
+        name: "dora.cu",
+        source: source!("dora.cu"),
+        hopper: false,
+        kernels: &[
+            ("row_norms", 64),
+            ("scale_columns_1", 64),
+            ("scale_columns_8", 64),
+            ("column_products", 64),
+        ],
+    },
+    KernelFile {
         name: "dropout.cu",
         source: source!("dropout.cu"),
         hopper: false,

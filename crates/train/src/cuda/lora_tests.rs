@@ -48,7 +48,7 @@ fn dropout_has_the_references_mask() {
     for ops in devices() {
         let mask = Mask { rate: 0.3, seed: (5 << 32) | 8, step: 2, place: 11, row: 3 };
         for accumulate in [false, true] {
-            let shape = LinearShape { first: 2, rows: 40, inputs: 24, outputs: 1 };
+            let shape = LinearShape { first: 2, ..LinearShape::new(40, 24, 1) };
             let start = |seed| ops.tensor(Kind::Activation, random(seed, 44 * 24));
             let (x, mut y) = (start(1), start(2));
             let (plain_x, mut plain) = (ops.values(&x, 44 * 24), ops.values(&y, 44 * 24));

@@ -64,7 +64,7 @@ impl Cuda {
         shape: HeadShape,
         [products, dproducts]: [Address; 2],
     ) -> Result<()> {
-        let LinearShape { first, rows, inputs, outputs } = shape.linear;
+        let LinearShape { first, rows, inputs, outputs, .. } = shape.linear;
         let row = shape.linear.x() * 2;
         let (hidden, dims) = (hidden + row as Address, [rows, outputs, inputs]);
         let plain = Product::new(dims, Layout::Nt, [hidden, head.at()], Target::F32(products));

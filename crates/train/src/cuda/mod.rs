@@ -10,6 +10,7 @@ pub mod bench;
 mod card;
 mod counter;
 mod derived;
+mod dora;
 pub mod driver;
 #[doc(hidden)]
 pub mod emulator;

@@ -69,7 +69,7 @@ fn a_pass_whose_shape_comes_again_is_recorded_and_run_again() {
 fn recordings_give_their_memory_to_others_and_are_made_again() {
     let Some((emulator, ops)) = device() else { return };
     ops.pool().reserve(64 << 10).expect("memory");
-    let shape = LinearShape { first: 0, rows: 5, inputs: 1024, outputs: 8 };
+    let shape = LinearShape::new(5, 1024, 8);
     let weight = ops.tensor(Kind::Frozen, vec![0.5; 8 * 1024]);
     let x = ops.tensor(Kind::Activation, vec![1.0; 5 * 1024]);
     let mut y = ops.zeros(Kind::Activation, 40);

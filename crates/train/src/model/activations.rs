@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ModelConfig;
+use super::adapter::Widths;
 use super::family::Block;
 use crate::ops::{Backend, Kind};
 
@@ -62,6 +63,9 @@ pub(super) struct Activations<T> {
     /// What each projection's adapter makes of its input `[N, R]`; empty where there is none. They
     /// are small, and always kept for training.
     pub low: Vec<[T; 4]>,
+    /// What each projection makes before magnitudes come to it `[N, outputs]`; empty where none do.
+    /// Those of queries, keys and values and of gate and up are among the internals.
+    plain: [Vec<T>; 4],
     pub scratch: Scratch<T>,
     pub head: HeadActivations<T>,
     /// What it is for, and N that there is room for.
@@ -69,11 +73,19 @@ pub(super) struct Activations<T> {
     rows: usize,
 }
 
+/// What a layer's adapters make, by projection.
+pub(super) struct Low<'a, T> {
+    /// See [`Activations::low`].
+    pub low: &'a mut [T; 4],
+    /// See [`Activations`].
+    pub plain: [&'a mut T; 4],
+}
+
 /// The memory of one layer's pass.
 pub(super) struct LayerMemory<'a, T> {
     pub kept: &'a mut LayerActivations<T>,
     pub internals: &'a mut Internals<T>,
-    pub low: &'a mut [T; 4],
+    pub low: Low<'a, T>,
     pub scratch: &'a mut Scratch<T>,
     /// Whether gate and up are to stand until the backward pass, which they do not where another
     /// layer takes their place.
@@ -162,21 +174,21 @@ impl<T> Activations<T> {
         self.rows
     }
 
-    /// Makes sure that there is room for `rows`. `ranks`: R of each projection's adapter, which are
-    /// the same all the time.
+    /// Makes sure that there is room for `rows`. `widths`: those of the adapter, which
+    /// are the same all the time.
     pub fn reserve<'a, B: Backend<Tensor = T>>(
         this: &'a mut Option<Self>,
         backend: &B,
         config: &ModelConfig,
         rows: usize,
         purpose: Purpose,
-        ranks: [usize; 4],
+        widths: Widths,
     ) -> &'a mut Self {
         if !Self::fit(this, rows, purpose) {
             // The old memory goes before the new comes.
             *this = None;
         }
-        this.get_or_insert_with(|| Self::new(backend, config, rows, purpose, ranks))
+        this.get_or_insert_with(|| Self::new(backend, config, rows, purpose, widths))
     }
 
     fn new<B: Backend<Tensor = T>>(
@@ -184,7 +196,7 @@ impl<T> Activations<T> {
         config: &ModelConfig,
         rows: usize,
         purpose: Purpose,
-        ranks: [usize; 4],
+        widths: Widths,
     ) -> Self {
         let (c, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
         let (parallel, sandwich) =
@@ -221,7 +233,11 @@ impl<T> Activations<T> {
             streams: (0..streams).map(|_| zeros(c)).collect(),
             layers: (0..layers).map(layer).collect(),
             internals: (0..internals).map(inside).collect(),
-            low: (0..low).map(|_| ranks.map(zeros)).collect(),
+            low: (0..low).map(|_| widths.low.map(zeros)).collect(),
+            plain: std::array::from_fn(|p| {
+                let count = [internals, layers, internals, layers][p];
+                (0..count).map(|_| zeros(widths.plain[p])).collect()
+            }),
             scratch: Scratch {
                 normed: zeros(c),
                 dnormed: zeros_if(gradient, c),
@@ -231,7 +247,7 @@ impl<T> Activations<T> {
                 dbranch: zeros_if(gradient && sandwich, c),
                 dattended: zeros_if(gradient, heads.query_width()),
                 dqkv: zeros_if(gradient, heads.qkv_width()),
-                dlow: ranks.map(|rank| zeros_if(gradient, rank)),
+                dlow: widths.low.map(|rank| zeros_if(gradient, rank)),
             },
             head: HeadActivations {
                 stream: normed(c, 1),
@@ -247,14 +263,20 @@ impl<T> Activations<T> {
 
     /// The streams before and after layer `l`, and its memory.
     pub fn layer(&mut self, l: usize) -> ([&mut T; 2], LayerMemory<'_, T>) {
-        let Self { streams, layers, internals, low, scratch, purpose, .. } = self;
+        let Self { streams, layers, internals, low, plain, scratch, purpose, .. } = self;
         let (s, k, i, r) = (streams.len(), layers.len(), internals.len(), low.len());
         let keep = *purpose != Purpose::Inference && (i > 1 || l + 2 == s);
         let streams = streams.get_disjoint_mut([l % s, (l + 1) % s]);
         let memory = LayerMemory {
             kept: &mut layers[l % k],
             internals: &mut internals[l % i],
-            low: &mut low[l % r],
+            low: Low {
+                low: &mut low[l % r],
+                plain: plain.each_mut().map(|of| {
+                    let count = of.len();
+                    &mut of[l % count]
+                }),
+            },
             scratch,
             keep,
         };

@@ -116,7 +116,7 @@ impl<B: Backend> Pass<'_, B> {
             let gradients =
                 NormGradients { dx: dstream, accumulate: true, dweight, y: Some(normed) };
             ops.norm_backward(gradients, &kept.mid_inverse, dnormed, mid, weight, norm);
-            let (at, low) = ((l, Projection::GateUp), [&**low, &*dlow]);
+            let (at, low) = ((l, Projection::GateUp), (&*low, &*dlow));
             self.project_backward_weight(at, into, &internals.gate_up, normed, low);
         }
 
@@ -128,7 +128,7 @@ impl<B: Backend> Pass<'_, B> {
         let dweight = into.own(|own| Some(&mut own.input_norm));
         let gradients = NormGradients { dx: dstream, accumulate: true, dweight, y: Some(normed) };
         ops.norm_backward(gradients, &kept.input_inverse, dnormed, x, &weights.input_norm, norm);
-        let low = [&**low, &*dlow];
+        let low = (&*low, &*dlow);
         self.project_backward_weight((l, Projection::Qkv), into, dqkv, normed, low);
         if self.is_parallel() {
             let at = (l, Projection::GateUp);
@@ -152,7 +152,7 @@ impl<B: Backend> Pass<'_, B> {
         let dout = self.branch_gradient(dstream, dbranch, out_norm, dweight);
         self.project_backward_input(l, Projection::Down, gated, dout, false, dlow);
         self.backend.glu_backward(gate_up, gated, self.config.glu(self.rows));
-        let low = [&**low, &*dlow];
+        let low = (&*low, &*dlow);
         self.project_backward_weight((l, Projection::Down), into, dout, gated, low);
         self.project_backward_input(l, Projection::GateUp, dnormed, gate_up, false, dlow);
     }
@@ -171,7 +171,7 @@ impl<B: Backend> Pass<'_, B> {
         let dweight = into.own(|own| own.attention_out_norm.as_mut());
         let dout = self.branch_gradient(dstream, dbranch, out_norm, dweight);
         self.project_backward_input(l, Projection::Output, dattended, dout, false, dlow);
-        let (at, low) = ((l, Projection::Output), [&**low, &*dlow]);
+        let (at, low) = ((l, Projection::Output), (&*low, &*dlow));
         self.project_backward_weight(at, into, dout, &kept.attended, low);
         let LayerActivations { attended: out, log_sums, .. } = &**kept;
         let Internals { projected, qkv, .. } = &**internals;

@@ -12,6 +12,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use super::activations::{Activations, Purpose};
+use super::adapter::Widths;
 use super::batch::{Filling, Joined, Packed};
 use super::decoder::{Apart, Attend, Pass};
 use super::{Batch, Decoder, ModelConfig};
@@ -364,7 +365,7 @@ impl<B: Backend + Clone> Decoder<B> {
             config,
             most,
             Purpose::Inference,
-            [0; 4],
+            Widths::default(),
         );
         if backend.len(&kept.head.logits) < most * config.vocab_size {
             kept.head.logits = backend.zeros(Kind::Statistic, most * config.vocab_size);
@@ -432,8 +433,14 @@ impl<B: Backend + Clone> Decoder<B> {
         ensure!(self.packing.is_none(), "packed weights are there to train an adapter beside");
         let mut inference = self.memory.inference.take();
         let (backend, config) = (&self.backend, &self.config);
-        let kept =
-            Activations::reserve(&mut inference, backend, config, rows, Purpose::Inference, [0; 4]);
+        let kept = Activations::reserve(
+            &mut inference,
+            backend,
+            config,
+            rows,
+            Purpose::Inference,
+            Widths::default(),
+        );
         let is_step = matches!(attend, Attend::Step { .. });
         let pass = self.pass_apart(rows, if is_step { Apart::Steps } else { Apart::Prompts });
         pass.forward(packed, kept, attend);
@@ -449,7 +456,7 @@ impl<B: Backend + Clone> Decoder<B> {
             config: &self.config,
             weights: &self.weights,
             lanes: &[],
-            dropped: None,
+            aside: None,
             unpacking: None,
             angles: &self.memory.angles.0,
             rows,

@@ -7,13 +7,12 @@
 //! Shapes: N rows, C residual stream, H query and K key/value heads of D, F feed-forward, V
 //! vocabulary, L layers.
 
-use std::cell::RefCell;
-
 use super::ModelConfig;
 use super::activations::{
-    Activations, Internals, LayerActivations, LayerMemory, Normed, Recompute, Scratch,
+    Activations, Internals, LayerActivations, LayerMemory, Low, Normed, Recompute, Scratch,
 };
 use super::batch::Packed;
+use super::beside::Aside;
 use super::family::Block;
 use super::projection::Lane;
 use super::stand::Unpacking;
@@ -38,8 +37,8 @@ pub(super) struct Pass<'a, B: Backend> {
     pub weights: &'a Weights<B::Tensor>,
     /// The runs whose rows these are, in order.
     pub lanes: &'a [Lane<'a, B::Tensor>],
-    /// Room for what an adapter reads, once some of it is dropped.
-    pub dropped: Option<&'a RefCell<B::Tensor>>,
+    /// Room for what stands for a moment beside a map, where adapters need it.
+    pub aside: Option<&'a Aside<B::Tensor>>,
     /// Where the layers' linear maps stand packed, how, and room for one of them.
     pub unpacking: Option<Unpacking<'a, B::Tensor>>,
     /// The table of each of the config's ropes.
@@ -123,15 +122,17 @@ impl<B: Backend> Pass<'_, B> {
         recompute: Recompute,
     ) {
         self.attention_input(l, x, batch, memory);
+        // What magnitudes come to is kept from the products that they come to.
+        let down = memory.kept.feed_forward_out.is_some() || self.is_scaled(l, Projection::Down);
         if recompute == Recompute::Block {
             self.attend(l, batch, memory, &mut Attend::Documents);
-            // What a parallel block adds to the stream is of no further use.
-            if !self.is_parallel() {
+            // What a parallel block adds to the stream is of no further use else.
+            if !self.is_parallel() || down || self.is_scaled(l, Projection::Output) {
                 self.attention_output(l, x, memory);
             }
         }
         memory.keep = true;
-        if recompute == Recompute::Block && memory.kept.feed_forward_out.is_some() {
+        if recompute == Recompute::Block && down {
             return self.feed_forward(l, out, memory);
         }
         self.feed_forward_norm(l, memory);
@@ -243,7 +244,7 @@ impl<B: Backend> Pass<'_, B> {
         [y, stream]: [&mut B::Tensor; 2],
         x: &B::Tensor,
         out_norm: Option<(&mut Normed<B::Tensor>, &B::Tensor)>,
-        low: &mut [B::Tensor; 4],
+        low: &mut Low<'_, B::Tensor>,
     ) {
         match out_norm {
             None => self.project(l, projection, y, x, Some(stream), low),

@@ -7,9 +7,11 @@ mod activations;
 pub mod adapter;
 mod backward;
 mod batch;
+mod beside;
 mod cache;
 pub mod config;
 mod decoder;
+mod dora;
 pub mod family;
 mod fields;
 mod folder;
@@ -30,6 +32,7 @@ use anyhow::Result;
 
 use crate::ops::{Backend, Cpu, Kind};
 use adapter::{Adapter, Layout, Lora, Trained};
+use dora::Attached;
 use passes::Memory;
 use projection::Moment;
 use stand::Packing;
@@ -67,14 +70,6 @@ pub struct Decoder<B: Backend> {
     memory: Memory<B>,
     /// Where it meets the runs that it is trained side by side with.
     seat: Option<Seat<B>>,
-}
-
-/// An adapter beside a decoder's weights.
-struct Attached<T> {
-    layout: Arc<Layout>,
-    tensors: Adapter<T>,
-    /// Whose weights they are.
-    base: Base,
 }
 
 impl<B: Backend + Clone> Decoder<B> {
@@ -133,11 +128,15 @@ impl<B: Backend + Clone> Decoder<B> {
         let layout = Layout::new(lora, &self.specs);
         let values = layout.initial(seed);
         self.attach_values(layout, &values, base);
+        self.refresh();
+        if let Some(attached) = &mut self.adapter {
+            attached.begin_magnitudes(&self.backend);
+        }
     }
 
     fn attach_values(&mut self, layout: Layout, values: &Adapter<Vec<f32>>, base: Base) {
         let tensors = values.map(|values| self.backend.tensor(Kind::Weight, values.clone()));
-        self.adapter = Some(Attached { layout: Arc::new(layout), tensors, base });
+        self.adapter = Some(Attached::new(&self.backend, layout, tensors, base));
         // Its room depends on the adapter.
         self.memory = Memory::default();
     }
@@ -253,7 +252,7 @@ impl<B: Backend + Clone> Decoder<B> {
     pub(crate) fn tensors_mut(&mut self) -> Vec<&mut B::Tensor> {
         let weights = Arc::get_mut(&mut self.weights);
         let mut all = weights.expect("shared weights do not change").all_mut();
-        all.extend(self.adapter.iter_mut().flat_map(|attached| attached.tensors.all_mut()));
+        all.extend(self.adapter.iter_mut().flat_map(Attached::tensors_mut));
         all
     }
 
@@ -273,7 +272,7 @@ impl<B: Backend + Clone> Decoder<B> {
                 let weights = Arc::get_mut(&mut self.weights);
                 weights.expect("shared weights are not trained").all_mut()
             }
-            Some(attached) => attached.tensors.all_mut(),
+            Some(attached) => attached.tensors_mut(),
         }
     }
 }

@@ -7,15 +7,17 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::ModelConfig;
 use super::activations::{Activations, Purpose, Recompute};
-use super::adapter::Trained;
+use super::adapter::{Trained, Widths};
 use super::batch::{Batch, Filling, Joined, Packed, scalar};
+use super::beside::Aside;
 use super::decoder::{Apart, Attend, Pass};
+use super::dora::Attached;
 use super::projection::{Into, Lane, Moment, Onto};
 use super::repeats::{Repeat, Repeats, Shape};
 use super::stand::{Packing, Unpacking};
 use super::weights::{Piece, Weights};
-use super::{Attached, ModelConfig};
 use crate::ops::{Backend, Kind};
 
 /// The memory of passes, taken for the largest batch seen.
@@ -26,10 +28,10 @@ pub(super) struct Memory<B: Backend> {
     /// Of training passes, and of passes without a gradient.
     training: Option<Activations<B::Tensor>>,
     pub inference: Option<Activations<B::Tensor>>,
-    /// What an adapter reads, once some of it is dropped, and for how many values there is room.
-    dropped: Option<(RefCell<B::Tensor>, usize)>,
+    /// Room beside a map, and for how many rows.
+    aside: Option<(Aside<B::Tensor>, usize)>,
     /// A linear map that stands packed, for the time of its product.
-    unpacked: Option<RefCell<B::Tensor>>,
+    pub unpacked: Option<RefCell<B::Tensor>>,
     /// Training passes that may come again, in this memory.
     pub repeats: Repeats<B>,
 }
@@ -40,7 +42,7 @@ impl<B: Backend> Default for Memory<B> {
             angles: (Vec::new(), 0),
             training: None,
             inference: None,
-            dropped: None,
+            aside: None,
             unpacked: None,
             repeats: Repeats::default(),
         }
@@ -60,14 +62,22 @@ impl<B: Backend> Memory<B> {
         }
     }
 
-    /// Room for what adapters read in passes over so many rows, once some of it is dropped.
-    pub fn reserve_dropped(&mut self, backend: &B, config: &ModelConfig, rows: usize) {
-        let len = rows * config.widest();
-        if self.dropped.as_ref().is_none_or(|(_, held)| *held < len) {
-            self.dropped = None;
+    /// Room for what stands beside a map for a moment in training passes over so many rows, where an
+    /// adapter needs any.
+    pub fn reserve_aside(
+        &mut self,
+        backend: &B,
+        config: &ModelConfig,
+        adapter: Option<&Attached<B::Tensor>>,
+        rows: usize,
+    ) {
+        let Some(widths) = adapter.and_then(|attached| attached.widths_aside(config)) else {
+            return;
+        };
+        if self.aside.as_ref().is_none_or(|(_, held)| *held < rows) {
+            self.aside = None;
         }
-        let new = || (RefCell::new(backend.zeros(Kind::Activation, len)), len);
-        self.dropped.get_or_insert_with(new);
+        self.aside.get_or_insert_with(|| (Aside::new(backend, rows, widths), rows));
     }
 
     /// Room for the largest of the linear maps that stand packed.
@@ -84,7 +94,7 @@ impl<B: Backend> Memory<B> {
         backend: &B,
         config: &ModelConfig,
         (rows, purpose): (usize, Purpose),
-        ranks: [usize; 4],
+        widths: Widths,
     ) {
         let held = match purpose {
             Purpose::Inference => &mut self.inference,
@@ -93,7 +103,7 @@ impl<B: Backend> Memory<B> {
         if !Activations::fit(held, rows, purpose) && purpose != Purpose::Inference {
             self.repeats.clear();
         }
-        Activations::reserve(held, backend, config, rows, purpose, ranks);
+        Activations::reserve(held, backend, config, rows, purpose, widths);
     }
 }
 
@@ -122,7 +132,7 @@ struct Over<'a, B: Backend> {
     backend: &'a B,
     config: &'a ModelConfig,
     lanes: &'a [Lane<'a, B::Tensor>],
-    dropped: Option<&'a RefCell<B::Tensor>>,
+    aside: Option<&'a Aside<B::Tensor>>,
     unpacking: Option<Unpacking<'a, B::Tensor>>,
     angles: &'a [B::Tensor],
     rows: usize,
@@ -130,9 +140,9 @@ struct Over<'a, B: Backend> {
 
 impl<B: Backend> Over<'_, B> {
     fn pass<'a>(&'a self, weights: &'a Weights<B::Tensor>) -> Pass<'a, B> {
-        let Over { backend, config, lanes, dropped, unpacking, angles, rows } = *self;
+        let Over { backend, config, lanes, aside, unpacking, angles, rows } = *self;
         let apart = Apart::No;
-        Pass { backend, config, weights, lanes, dropped, unpacking, angles, rows, apart }
+        Pass { backend, config, weights, lanes, aside, unpacking, angles, rows, apart }
     }
 }
 
@@ -204,19 +214,19 @@ impl<B: Backend> Ground<'_, B> {
             [run] => filling.fills(run.batch.tokens.len()) && !joined.counted.is_empty() && !drops,
             _ => false,
         };
-        let ranks = adapter.map_or([0; 4], |attached| attached.layout.ranks());
+        let widths = adapter.map_or(Widths::default(), |attached| attached.layout.widths());
         let rows = joined.tokens.len();
         let purpose =
             if is_training { Purpose::Training(self.recompute) } else { Purpose::Inference };
-        memory.reserve(backend, config, (rows, purpose), ranks);
-        if drops {
-            memory.reserve_dropped(backend, config, rows);
+        memory.reserve(backend, config, (rows, purpose), widths);
+        if is_training {
+            memory.reserve_aside(backend, config, adapter, rows);
         }
         memory.reserve_unpacked(backend, self.packing);
-        let Memory { angles: (angles, _), training, inference, dropped, unpacked, repeats: held } =
+        let Memory { angles: (angles, _), training, inference, aside, unpacked, repeats: held } =
             memory;
         let unpacking = self.packing.zip(unpacked.as_ref());
-        let dropped = dropped.as_ref().filter(|_| drops).map(|(dropped, _)| dropped);
+        let aside = aside.as_ref().map(|(aside, _)| aside);
         let kept = if is_training { training } else { inference };
         let kept = kept.as_mut().expect("it was reserved");
 
@@ -228,7 +238,7 @@ impl<B: Backend> Ground<'_, B> {
             into.extend(run.into);
         }
         let (counted, lanes) = (joined.counted.len(), &lanes[..]);
-        let on = Over { backend, config, lanes, dropped, unpacking, angles, rows };
+        let on = Over { backend, config, lanes, aside, unpacking, angles, rows };
         match &mut into[..] {
             [into] if repeats && between.is_none() => self.again(&on, kept, held, joined, into),
             _ => self.once(&on, kept, joined, &mut into, between),
@@ -285,7 +295,7 @@ impl<B: Backend> Ground<'_, B> {
         let (backend, weights, recompute) = (self.backend, &*self.weights, self.recompute);
         let adapters = on.lanes.iter().filter_map(|lane| lane.adapter);
         let tensors = weights.all().into_iter().chain(gradients.all());
-        let tensors = tensors.chain(adapters.flat_map(|attached| attached.tensors.all()));
+        let tensors = tensors.chain(adapters.flat_map(Attached::all_read));
         let places = tensors.map(|tensor| backend.place(tensor)).collect();
         joined.fill_documents();
         let shape = Shape::new(&joined, recompute, places);

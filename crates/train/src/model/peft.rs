@@ -1,7 +1,7 @@
 //! An adapter as PEFT's folder: `adapter_config.json` and `adapter_model.safetensors`, beside which
 //! we put the base model's `config.json` and the hashes of its weights. A folder of ours loads in
-//! PEFT; one of PEFT's loads here, merged into its base: W + s B A. What its config asks for beyond
-//! plain LoRA is refused by the name of its key.
+//! PEFT; one of PEFT's loads here, merged into its base: W + s B A, whose rows DoRA gives their
+//! magnitudes. What its config asks for beyond LoRA and DoRA is refused by the name of its key.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use artifact::hash::hash_file;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::adapter::{Half, Layout, Lora, Matrix, Target, peft_name};
+use super::adapter::{Layout, Lora, Matrix, Member, Target, peft_name};
 use super::fields::Fields;
 use super::folder::{self, Dtype, Elsewhere, Saved, Shard};
 use super::weights::{Part, Projection, Role, Spec, specs};
@@ -44,8 +44,16 @@ const WITHOUT_EFFECT: &[&str] = &[
 ];
 
 /// Keys that are read, or checked by [`read_lora`].
-const READ: &[&str] =
-    &["bias", "init_lora_weights", "lora_alpha", "peft_type", "r", "task_type", "use_rslora"];
+const READ: &[&str] = &[
+    "bias",
+    "init_lora_weights",
+    "lora_alpha",
+    "peft_type",
+    "r",
+    "task_type",
+    "use_dora",
+    "use_rslora",
+];
 
 /// Whose weights an adapter stands beside.
 #[derive(Debug, Clone, Default)]
@@ -156,6 +164,7 @@ fn read_lora(path: &Path, map: &Map<String, Value>) -> Result<Lora> {
         alpha: fields.number("lora_alpha", Some(8.0))?,
         rslora: fields.flag("use_rslora", false)?,
         dropout: 0.0,
+        dora: fields.flag("use_dora", false)?,
         targets: Vec::new(),
     })
 }
@@ -182,6 +191,11 @@ impl Merging {
         let mut tensors = BTreeMap::new();
         for (name, view) in shard.parse()?.tensors() {
             let values = folder::values(&name, &shard.path, &view)?;
+            // PEFT has written both names.
+            let name = match name.strip_suffix("_vector.weight") {
+                Some(module) => format!("{module}_vector"),
+                None => name,
+            };
             tensors.insert(name, (view.shape().to_vec(), values));
         }
         let merging = Self { dir: dir.to_owned(), lora, tensors };
@@ -189,7 +203,13 @@ impl Merging {
         Ok(merging)
     }
 
-    /// Every tensor belongs to a module of the model, has its shape and its other half.
+    /// The tensors that a module has.
+    fn members(&self) -> impl Iterator<Item = Member> {
+        let magnitude = self.lora.dora.then_some(Member::Magnitude);
+        [Member::A, Member::B].into_iter().chain(magnitude)
+    }
+
+    /// Every tensor belongs to a module of the model, has its shape, and the module has all of them.
     fn check(&self, config: &ModelConfig) -> Result<()> {
         let (specs, rank) = (specs(config), self.lora.rank);
         let path = self.dir.join(WEIGHTS);
@@ -199,17 +219,25 @@ impl Merging {
             .flat_map(|layer| Projection::ALL.map(|projection| &layer.linear(projection).weight));
         for part in maps.flat_map(|spec| &spec.parts) {
             let module = part.name.trim_end_matches(".weight");
-            known.insert(peft_name(module, Half::A), [rank, part.shape[1]]);
-            known.insert(peft_name(module, Half::B), [part.shape[0], rank]);
+            let (outputs, inputs) = (part.shape[0], part.shape[1]);
+            for member in self.members() {
+                let shape = match member {
+                    Member::A => vec![rank, inputs],
+                    Member::B => vec![outputs, rank],
+                    Member::Magnitude => vec![outputs],
+                };
+                known.insert(peft_name(module, member), (module, shape));
+            }
         }
         for (name, (shape, _)) in &self.tensors {
-            let Some(wanted) = known.get(name) else {
+            let Some((module, wanted)) = known.get(name) else {
                 bail_user!(
                     "{}: the tensor {name} has no place beside a {} model's {}; is it an adapter \
-                     for another model, or more than plain LoRA?",
+                     for another model, or more than its config says (use_dora: {})?",
                     path.display(),
                     config.family.model_type,
-                    Target::ALL.map(Target::name).join(", ")
+                    Target::ALL.map(Target::name).join(", "),
+                    self.lora.dora
                 );
             };
             if shape != wanted {
@@ -219,11 +247,8 @@ impl Merging {
                     path.display()
                 );
             }
-            let other = match name.strip_suffix("lora_A.weight") {
-                Some(module) => format!("{module}lora_B.weight"),
-                None => format!("{}lora_A.weight", name.trim_end_matches("lora_B.weight")),
-            };
-            if !self.tensors.contains_key(&other) {
+            let mut others = self.members().map(|member| peft_name(module, member));
+            if let Some(other) = others.find(|other| !self.tensors.contains_key(other)) {
                 bail_user!("{}: {name} is there, but {other} is missing", path.display());
             }
         }
@@ -236,23 +261,31 @@ impl Merging {
     /// Whether a part of this tensor has an adapter.
     pub(super) fn adapts(&self, spec: &Spec) -> bool {
         spec.parts.iter().any(|part| {
-            self.tensors.contains_key(&peft_name(part.name.trim_end_matches(".weight"), Half::A))
+            self.tensors.contains_key(&peft_name(part.name.trim_end_matches(".weight"), Member::A))
         })
     }
 
-    /// Adds s B A to those parts of a tensor that have an adapter.
+    /// Adds s B A to those parts of a tensor that have an adapter, and gives their rows the magnitudes
+    /// that it has for them.
     pub(super) fn add(&self, spec: &Spec, values: &mut [f32]) {
         let (rank, scale) = (self.lora.rank, self.lora.scale());
         for part in &spec.parts {
             let module = part.name.trim_end_matches(".weight");
-            let half = |half| self.tensors.get(&peft_name(module, half));
-            let Some(((_, a), (_, b))) = half(Half::A).zip(half(Half::B)) else { continue };
-            let inputs = part.shape[1];
+            let own = |member| Some(&self.tensors.get(&peft_name(module, member))?.1);
+            let Some((a, b)) = own(Member::A).zip(own(Member::B)) else { continue };
+            let (inputs, magnitudes) = (part.shape[1], own(Member::Magnitude));
             let rows = values[part.range.clone()].par_chunks_mut(inputs).zip(b.par_chunks(rank));
-            rows.for_each(|(row, b)| {
+            rows.enumerate().for_each(|(number, (row, b))| {
                 for (i, value) in row.iter_mut().enumerate() {
                     let product = b.iter().zip(a[i..].iter().step_by(inputs));
                     *value += scale * product.map(|(b, a)| b * a).sum::<f32>();
+                }
+                if let Some(magnitudes) = magnitudes {
+                    let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+                    // A row of zeros has no direction.
+                    let factor =
+                        if norm > 0.0 { f64::from(magnitudes[number]) / norm } else { 0.0 };
+                    row.iter_mut().for_each(|value| *value *= factor as f32);
                 }
             });
         }
@@ -290,11 +323,11 @@ pub(super) fn save<B: Backend + Clone>(
     dtype: Dtype,
     elsewhere: &Elsewhere,
 ) -> Result<()> {
-    let Attached { layout, tensors, base } = attached;
-    let Lora { rank, alpha, rslora, dropout, targets } = &layout.lora;
+    let Attached { layout, tensors, base, .. } = attached;
+    let Lora { rank, alpha, rslora, dropout, dora, targets } = &layout.lora;
     folder::write_json(&dir.join("config.json"), &model.config.to_json())?;
     let whole = (alpha.fract() == 0.0).then_some(*alpha as i64);
-    let config = json!({
+    let mut config = json!({
         "base_model_name_or_path": base.folder,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -310,6 +343,9 @@ pub(super) fn save<B: Backend + Clone>(
         "task_type": "CAUSAL_LM",
         "use_rslora": rslora,
     });
+    if *dora {
+        config["use_dora"] = json!(true);
+    }
     folder::write_json(&dir.join(CONFIG), &config)?;
     if !base.weights.is_empty() {
         folder::write_json(&dir.join(BASE), &json!(base.weights))?;
@@ -320,11 +356,14 @@ pub(super) fn save<B: Backend + Clone>(
     let mut values = values.collect::<Result<Vec<_>>>()?.into_iter();
     let values = tensors.map(|_| values.next().unwrap_or_default());
     let matrices = layout.matrices(&values).into_iter().map(|Matrix { name, shape, values }| {
-        let (shape, range) = (shape.to_vec(), 0..values.len());
-        (Part { name, shape, role: Role::Matrix, range, number: 0 }, values)
+        let range = 0..values.len();
+        let role = if shape.len() == 1 { Role::Magnitude } else { Role::Matrix };
+        (Part { name, shape, role, range, number: 0 }, values)
     });
     let matrices: Vec<(Part, Vec<f32>)> = matrices.collect();
     let views = matrices.iter().map(|(part, tensor)| {
+        // A magnitude in bf16 would be off by more than a training moves it.
+        let dtype = if part.role == Role::Magnitude { Dtype::F32 } else { dtype };
         (&part.name, Saved { backend: &Cpu, tensor, len: tensor.len(), part, dtype, from: None })
     });
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -342,8 +381,8 @@ impl<B: Backend + Clone> Decoder<B> {
     pub fn attach_from(&mut self, dir: &Path, lora: Lora, base: Base) -> Result<()> {
         let mut read = Merging::open(dir, &base.folder, &self.config)?;
         let layout = Layout::new(lora, &self.specs);
-        let values = layout.assemble(|module, half, _| {
-            let name = peft_name(&module.name, half);
+        let values = layout.assemble(|module, member, _| {
+            let name = peft_name(&module.name, member);
             match read.tensors.remove(&name) {
                 Some((_, values)) => Ok(values),
                 None => bail_user!("{}: the tensor {name} is missing", dir.display()),

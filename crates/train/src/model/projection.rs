@@ -1,15 +1,17 @@
-//! A layer's linear maps with what may stand beside them: each adapter's thin products over the rows
-//! of its own run. All products of a layer go through here, forward and back. Where the rows of
-//! several runs stand end to end, the frozen map takes all of them at once, and each run gets the
-//! bits that it gets alone.
+//! A layer's linear maps with what may stand beside them ([`super::beside`]): each adapter's products
+//! over the rows of its own run. All products of a layer go through here, forward and back. Where the
+//! rows of several runs stand end to end, the frozen map takes all of them at once, and each run gets
+//! the bits that it gets alone.
 
 use std::ops::Range;
 
-use super::Attached;
+use super::activations::Low;
 use super::adapter::{Adapter, Pair, Trained};
+use super::beside::Beside;
 use super::decoder::{Apart, Pass};
+use super::dora::Attached;
 use super::weights::{LayerWeights, Projection, Weights};
-use crate::ops::{Backend, LinearGluShape, LinearShape, Mask, Plus};
+use crate::ops::{Backend, LinearGluShape, LinearShape, Plus};
 
 /// A run's part of a pass.
 pub(super) struct Lane<'a, T> {
@@ -76,18 +78,6 @@ impl<'a, T> LayerGradients<'a, T> {
     }
 }
 
-/// What a run's adapter does beside a linear map: y += h · up, where h = scale · x · downᵀ.
-struct Beside<'a, T> {
-    pair: &'a Pair<T>,
-    scale: f32,
-    /// x to h.
-    down: LinearShape,
-    /// dy to dh.
-    up: LinearShape,
-    /// What of x is dropped.
-    mask: Option<Mask>,
-}
-
 impl<'a, B: Backend> Pass<'a, B> {
     fn projection_shape(&self, projection: Projection) -> LinearShape {
         let (c, f) = (self.config.hidden_size, self.config.intermediate_size);
@@ -103,19 +93,7 @@ impl<'a, B: Backend> Pass<'a, B> {
     /// The runs' adapters beside a layer's linear map; none where there is none.
     fn beside(&self, l: usize, projection: Projection) -> Vec<Beside<'a, B::Tensor>> {
         let shape = self.projection_shape(projection);
-        let of_lane = |lane: &'a Lane<'a, B::Tensor>| {
-            let Lane { rows, adapter, .. } = lane;
-            let Attached { layout, tensors, .. } = (*adapter)?;
-            let pair = tensors.layers[l][projection as usize].as_ref()?;
-            let rank = layout.ranks()[projection as usize];
-            let down = LinearShape { outputs: rank, ..shape }.part(rows);
-            let up = LinearShape { inputs: shape.outputs, outputs: rank, ..shape }.part(rows);
-            let rate = layout.lora.dropout;
-            let place = (l * Projection::ALL.len() + projection as usize) as u32;
-            let mask = lane.moment.filter(|_| rate > 0.0);
-            let mask = mask.map(|Moment { seed, step, row }| Mask { rate, seed, step, place, row });
-            Some(Beside { pair, scale: layout.lora.scale(), down, up, mask })
-        };
+        let of_lane = |lane: &'a Lane<'a, _>| Beside::of(lane, (l, projection), shape);
         self.lanes.iter().filter_map(of_lane).collect()
     }
 
@@ -138,7 +116,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         self.lanes.iter().map(|lane| lane.rows.clone()).collect()
     }
 
-    /// y = a layer's linear map of x, plus a residual; an adapter's h goes into `low`.
+    /// y = a layer's linear map of x, plus a residual; what adapters make goes into `low`.
     pub fn project(
         &self,
         l: usize,
@@ -146,25 +124,64 @@ impl<'a, B: Backend> Pass<'a, B> {
         y: &mut B::Tensor,
         x: &B::Tensor,
         residual: Option<&B::Tensor>,
-        low: &mut [B::Tensor; 4],
+        low: &mut Low<'_, B::Tensor>,
     ) {
-        let (ops, shape) = (self.backend, self.projection_shape(projection));
         let plus = Plus { bias: self.layer(l).linear(projection).bias.as_ref(), residual };
-        self.with_weight(l, projection, |weight| match self.lanes {
+        let (beside, shape) = (self.beside(l, projection), self.projection_shape(projection));
+        let (h, plain) = (&mut low.low[projection as usize], &mut *low.plain[projection as usize]);
+        let is_scaled = beside.iter().any(Beside::is_scaled);
+        self.with_weight(l, projection, |weight| {
+            if !is_scaled {
+                self.map(y, x, weight, plus, shape);
+                self.add_low(&beside, [y, h], x);
+            } else if !beside.iter().any(Beside::drops) {
+                self.map(plain, x, weight, Plus::NOTHING, shape);
+                self.add_low(&beside, [plain, h], x);
+                self.scale_outputs(&beside, (y, plain), None, plus, false);
+            } else {
+                // The map reads all of x, and magnitudes change what comes of what is not dropped.
+                self.map(y, x, weight, plus, shape);
+                self.plain_of_dropped(&beside, plain, x, weight);
+                self.scale_outputs(&beside, (y, plain), Some(-1.0), Plus::NOTHING, true);
+                self.add_low(&beside, [plain, h], x);
+                self.scale_outputs(&beside, (y, plain), None, Plus::NOTHING, true);
+            }
+        });
+    }
+
+    /// y = a linear map of x by itself.
+    fn map(
+        &self,
+        y: &mut B::Tensor,
+        x: &B::Tensor,
+        weight: &B::Tensor,
+        plus: Plus<'_, B::Tensor>,
+        shape: LinearShape,
+    ) {
+        let ops = self.backend;
+        match self.lanes {
             _ if self.apart == Apart::Steps => ops.linear_rows(y, x, weight, plus, shape),
             _ if self.apart == Apart::Prompts => ops.linear_prompts(y, x, weight, plus, shape),
             [_] => ops.linear(y, x, weight, plus, shape),
             _ => ops.linear_of_runs(y, x, weight, plus, shape, &self.runs()),
-        });
-        let (h, beside) = (&mut low[projection as usize], self.beside(l, projection));
-        for one in &beside {
-            self.with_dropped(x, one, |x| {
-                ops.linear(h, x, &one.pair.down, Plus::NOTHING, one.down);
-            });
         }
-        self.scale(h, &beside);
-        for Beside { pair, up, .. } in &beside {
-            ops.linear_backward_input(y, h, &pair.up, *up, true);
+    }
+
+    /// dx (+)= the gradient that comes back through it.
+    fn map_backward(
+        &self,
+        dx: &mut B::Tensor,
+        dy: &B::Tensor,
+        weight: &B::Tensor,
+        shape: LinearShape,
+        accumulate: bool,
+    ) {
+        let ops = self.backend;
+        if let [_] = self.lanes {
+            ops.linear_backward_input(dx, dy, weight, shape, accumulate);
+        } else {
+            let runs = self.runs();
+            ops.linear_backward_input_of_runs(dx, dy, weight, shape, accumulate, &runs);
         }
     }
 
@@ -174,7 +191,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         l: usize,
         [gated, gate_up]: [&mut B::Tensor; 2],
         x: &B::Tensor,
-        low: &mut [B::Tensor; 4],
+        low: &mut Low<'_, B::Tensor>,
         keep: bool,
     ) {
         let (ops, glu) = (self.backend, self.config.glu(self.rows));
@@ -201,74 +218,47 @@ impl<'a, B: Backend> Pass<'a, B> {
         accumulate: bool,
         dlow: &mut [B::Tensor; 4],
     ) {
-        let (ops, shape) = (self.backend, self.projection_shape(projection));
-        self.with_weight(l, projection, |weight| match self.lanes {
-            [_] => ops.linear_backward_input(dx, dy, weight, shape, accumulate),
-            _ => {
-                let runs = self.runs();
-                ops.linear_backward_input_of_runs(dx, dy, weight, shape, accumulate, &runs);
+        let (beside, shape) = (self.beside(l, projection), self.projection_shape(projection));
+        self.with_weight(l, projection, |weight| {
+            let mut back = |dy: &_| self.map_backward(dx, dy, weight, shape, accumulate);
+            if beside.iter().any(Beside::drops) {
+                // It has read all of x, and what magnitudes change comes back through the masks.
+                back(dy);
+            } else {
+                self.with_scaled(&beside, dy, back);
             }
+            self.add_low_backward(&beside, [dx, &mut dlow[projection as usize]], dy, weight);
         });
-        let (dh, beside) = (&mut dlow[projection as usize], self.beside(l, projection));
-        for Beside { pair, up, .. } in &beside {
-            ops.linear(dh, dy, &pair.up, Plus::NOTHING, *up);
-        }
-        self.scale(dh, &beside);
-        for Beside { pair, down, mask, .. } in &beside {
-            let (Some(mask), Some(dropped)) = (mask, self.dropped) else {
-                ops.linear_backward_input(dx, dh, &pair.down, *down, true);
-                continue;
-            };
-            let dropped = &mut *dropped.borrow_mut();
-            ops.linear_backward_input(dropped, dh, &pair.down, *down, false);
-            ops.dropout(dx, dropped, mask, *down, true);
-        }
     }
 
-    /// Calls `read` with what an adapter reads of x in its own rows.
-    fn with_dropped(
-        &self,
-        x: &B::Tensor,
-        one: &Beside<'_, B::Tensor>,
-        read: impl FnOnce(&B::Tensor),
-    ) {
-        let (Some(mask), Some(dropped)) = (&one.mask, self.dropped) else { return read(x) };
-        let dropped = &mut *dropped.borrow_mut();
-        self.backend.dropout(dropped, x, mask, one.down, false);
-        read(dropped);
+    /// Whether its outputs are kept before their magnitudes come to them.
+    pub fn is_scaled(&self, l: usize, projection: Projection) -> bool {
+        self.beside(l, projection).iter().any(Beside::is_scaled)
     }
 
-    /// Multiplies h or dh by the scale, which all runs of a pass have.
-    fn scale(&self, h: &mut B::Tensor, beside: &[Beside<'_, B::Tensor>]) {
-        if let Some(Beside { scale, down, .. }) = beside.first() {
-            self.backend.scale(h, self.rows * down.outputs, *scale);
-        }
-    }
-
-    /// Adds to the gradients of a layer's linear map, or to those of the adapters beside it, whose h
-    /// and dh these are.
+    /// Adds to the gradients of a layer's linear map, or to those of the adapters beside it, which made
+    /// `low`, and whose dh these are.
     pub fn project_backward_weight(
         &self,
         (l, projection): (usize, Projection),
         into: &mut LayerGradients<'_, B::Tensor>,
         dy: &B::Tensor,
         x: &B::Tensor,
-        [low, dlow]: [&[B::Tensor; 4]; 2],
+        (low, dlow): (&Low<'_, B::Tensor>, &[B::Tensor; 4]),
     ) {
-        let (ops, p) = (self.backend, projection as usize);
+        let p = projection as usize;
         match into {
             LayerGradients::All(weights) => {
                 let (into, shape) =
                     (weights.linear_mut(projection), self.projection_shape(projection));
-                ops.linear_backward_weight(&mut into.weight, into.bias.as_mut(), dy, x, shape);
+                let (weight, bias) = (&mut into.weight, into.bias.as_mut());
+                self.backend.linear_backward_weight(weight, bias, dy, x, shape);
             }
             LayerGradients::Adapters(runs) => {
                 let pairs = runs.iter_mut().filter_map(|pairs| pairs[p].as_mut());
                 for (into, one) in pairs.zip(&self.beside(l, projection)) {
-                    ops.linear_backward_weight(&mut into.up, None, &low[p], dy, one.up);
-                    self.with_dropped(x, one, |x| {
-                        ops.linear_backward_weight(&mut into.down, None, &dlow[p], x, one.down);
-                    });
+                    let made = [&low.low[p], &dlow[p], &*low.plain[p]];
+                    self.low_backward_weight(one, into, [dy, x], made);
                 }
             }
         }

@@ -2,8 +2,6 @@
 //! gradient can be taken as soon as it is complete, so that one layer's stands at a time (LOMO, Lv et
 //! al. 2023, arXiv 2306.09782).
 
-use std::sync::Arc;
-
 use anyhow::{Result, bail, ensure};
 
 use super::activations::{Purpose, Recompute};
@@ -45,8 +43,8 @@ impl<B: Backend + Clone> Decoder<B> {
             let layout = Layout::new(lora.clone(), &decoder.specs);
             let zeros = |spec: &Spec| decoder.backend.zeros(Kind::Weight, spec.elements());
             let tensors = layout.specs().map(zeros);
-            decoder.adapter =
-                Some(Attached { layout: Arc::new(layout), tensors, base: Base::default() });
+            let attached = Attached::new(&decoder.backend, layout, tensors, Base::default());
+            decoder.adapter = Some(attached);
         }
         decoder
     }
@@ -62,18 +60,16 @@ impl<B: Backend + Clone> Decoder<B> {
             // Passes are done in memory that all runs share.
             return;
         }
-        let Self { backend, config, memory, .. } = self;
-        let ranks = self.adapter.as_ref().map_or([0; 4], |attached| attached.layout.ranks());
+        let Self { backend, config, memory, adapter, .. } = self;
+        let widths = adapter.as_ref().map(|attached| attached.layout.widths()).unwrap_or_default();
         if room.inference > 0 {
-            memory.reserve(backend, config, (room.inference, Purpose::Inference), ranks);
+            memory.reserve(backend, config, (room.inference, Purpose::Inference), widths);
         }
         let rows = Filling::of(backend, config).most(room.training);
-        memory.reserve(backend, config, (rows, Purpose::Training(self.recompute)), ranks);
+        memory.reserve(backend, config, (rows, Purpose::Training(self.recompute)), widths);
         memory.reserve_angles(backend, config, room.longest);
         memory.reserve_unpacked(backend, self.packing.as_deref());
-        if self.adapter.as_ref().is_some_and(|attached| attached.layout.lora.dropout > 0.0) {
-            memory.reserve_dropped(backend, config, rows);
-        }
+        memory.reserve_aside(backend, config, adapter.as_ref(), rows);
     }
 
     /// Says that the training passes from here on are those of a step, from one of its rows on, on which
@@ -146,6 +142,14 @@ impl<B: Backend + Clone> Decoder<B> {
         Ok(())
     }
 
+    /// Sees to it that magnitudes go by the adapter as it stands.
+    pub(super) fn refresh(&mut self) {
+        let Self { backend, weights, packing, adapter, memory, .. } = self;
+        let Some(adapter) = adapter.as_mut().filter(|adapter| adapter.has_moved()) else { return };
+        memory.reserve_unpacked(backend, packing.as_deref());
+        adapter.refresh(backend, weights, packing.as_deref().zip(memory.unpacked.as_ref()));
+    }
+
     fn pass(
         &mut self,
         batch: &Batch,
@@ -153,6 +157,7 @@ impl<B: Backend + Clone> Decoder<B> {
         between: Option<&mut Between<'_, B::Tensor>>,
     ) -> Result<Vec<f32>> {
         batch.check(&self.config)?;
+        self.refresh();
         let Self {
             backend,
             config,

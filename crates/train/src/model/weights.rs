@@ -286,6 +286,8 @@ pub enum Role {
     /// A matrix whose product is added to the residual stream: begins smaller by √(2L), so that the
     /// stream's variance does not grow with depth (Radford et al., GPT-2, section 2.3).
     Residual,
+    /// Magnitudes of rows of a matrix (DoRA), which decay as it does.
+    Magnitude,
 }
 
 /// One tensor of the checkpoint, as a run of one of ours.
@@ -320,14 +322,21 @@ impl Spec {
     /// Whether it is a matrix, to which the optimiser's weight decay applies.
     #[must_use]
     pub fn decays(&self) -> bool {
-        let is_table = |part: &Part| part.role == Role::Table;
-        self.is_map() || self.parts.iter().all(is_table)
+        let decays = [Role::Table, Role::Magnitude];
+        self.is_map() || self.parts.iter().all(|part| decays.contains(&part.role))
     }
 
     /// Whether it is one of the layers' linear maps.
     #[must_use]
     pub fn is_map(&self) -> bool {
         self.parts.iter().all(|part| matches!(part.role, Role::Matrix | Role::Residual))
+    }
+
+    /// Whether passes read it as it is trained and not in fewer bits: a magnitude in bf16 would be off by
+    /// more than a training moves it.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.parts.iter().all(|part| part.role == Role::Magnitude)
     }
 
     /// Number of values of each part.
@@ -469,7 +478,7 @@ pub fn initial(spec: &Spec, config: &ModelConfig, seed: u64) -> Vec<f32> {
                 values[part.range.clone()].fill(config.initial_norm());
                 continue;
             }
-            Role::Bias => continue,
+            Role::Bias | Role::Magnitude => continue,
         };
         values[part.range.clone()].par_chunks_mut(BLOCK).enumerate().for_each(|(block, values)| {
             let mut generator = ChaCha8Rng::seed_from_u64(seed);

@@ -94,7 +94,8 @@ impl Backend for Cpu {
         plus: Plus<Vec<f32>>,
         shape: LinearShape,
     ) {
-        matmul::forward(&mut y[shape.y()..], &x[shape.x()..], weight, plus.slices(shape), shape);
+        let (x, weight) = (&x[shape.x()..], &weight[shape.w()..]);
+        matmul::forward(&mut y[shape.y()..], x, weight, plus.slices(shape), shape);
     }
     fn linear_backward_input(
         &self,
@@ -105,7 +106,7 @@ impl Backend for Cpu {
         accumulate: bool,
     ) {
         let (dx, dy) = (&mut dx[shape.x()..], &dy[shape.y()..]);
-        matmul::backward_input(dx, dy, weight, shape, accumulate);
+        matmul::backward_input(dx, dy, &weight[shape.w()..], shape, accumulate);
     }
     fn linear_backward_weight(
         &self,
@@ -116,6 +117,7 @@ impl Backend for Cpu {
         shape: LinearShape,
     ) {
         let (dy, x) = (&dy[shape.y()..], &x[shape.x()..]);
+        let dweight = &mut dweight[shape.w()..];
         matmul::backward_weight(dweight, dbias.map(|d| &mut d[..]), dy, x, shape);
     }
     fn linear_of_runs(
@@ -128,7 +130,7 @@ impl Backend for Cpu {
         runs: &[Range<usize>],
     ) {
         let (y, x, plus) = (&mut y[shape.y()..], &x[shape.x()..], plus.slices(shape));
-        matmul::forward_of_runs(y, x, weight, plus, shape, runs);
+        matmul::forward_of_runs(y, x, &weight[shape.w()..], plus, shape, runs);
     }
     fn linear_backward_input_of_runs(
         &self,
@@ -140,6 +142,7 @@ impl Backend for Cpu {
         runs: &[Range<usize>],
     ) {
         let (dx, dy) = (&mut dx[shape.x()..], &dy[shape.y()..]);
+        let weight = &weight[shape.w()..];
         matmul::backward_input_of_runs(dx, dy, weight, shape, accumulate, runs);
     }
     fn dropout(
@@ -152,6 +155,38 @@ impl Backend for Cpu {
     ) {
         dropout::apply(&mut y[shape.x()..], &x[shape.x()..], mask, shape, accumulate);
     }
+    fn row_norms(
+        &self,
+        into: RowNorms<Vec<f32>>,
+        magnitudes: &Vec<f32>,
+        weight: &Vec<f32>,
+        low: LowRank<Vec<f32>>,
+        shape: RowNormShape,
+    ) {
+        dora::row_norms(into.slices(), magnitudes, weight, low.slices(), shape);
+    }
+    fn scale_columns(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        factor: Factor<Vec<f32>>,
+        plus: Plus<Vec<f32>>,
+        shape: ColumnShape,
+        accumulate: bool,
+    ) {
+        let residual = plus.residual.map(|r| &r[..]);
+        let plus = Plus { bias: plus.bias.map(|b| &b[..]), residual };
+        dora::scale_columns(y, x, factor.slices(), plus, shape, accumulate);
+    }
+    fn column_products(
+        &self,
+        sums: &mut Vec<f32>,
+        [a, b]: [&Vec<f32>; 2],
+        divisors: &Vec<f32>,
+        shape: LinearShape,
+    ) {
+        dora::column_products(sums, [&a[shape.y()..], &b[shape.y()..]], divisors, shape);
+    }
     fn linear_rows(
         &self,
         y: &mut Vec<f32>,
@@ -160,7 +195,8 @@ impl Backend for Cpu {
         plus: Plus<Vec<f32>>,
         shape: LinearShape,
     ) {
-        matmul::rows(&mut y[shape.y()..], &x[shape.x()..], weight, plus.slices(shape), shape);
+        let (x, weight) = (&x[shape.x()..], &weight[shape.w()..]);
+        matmul::rows(&mut y[shape.y()..], x, weight, plus.slices(shape), shape);
     }
 
     fn norm(

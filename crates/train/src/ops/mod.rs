@@ -15,6 +15,7 @@ pub mod attention;
 pub mod cached_attention;
 mod cpu;
 pub mod cross_entropy;
+pub mod dora;
 pub mod dropout;
 pub mod embedding;
 pub mod glu;
@@ -237,6 +238,34 @@ pub trait Backend {
         mask: &Mask,
         shape: LinearShape,
         accumulate: bool,
+    );
+    /// ‖W + s B A‖ of rows of a weight, and what each row's magnitude is of that.
+    fn row_norms(
+        &self,
+        into: RowNorms<'_, Self::Tensor>,
+        magnitudes: &Self::Tensor,
+        weight: &Self::Tensor,
+        low: LowRank<'_, Self::Tensor>,
+        shape: RowNormShape,
+    );
+    /// y (+)= the columns of x, each times its factor, plus a bias and a residual where there are, which
+    /// stand as y does.
+    fn scale_columns(
+        &self,
+        y: &mut Self::Tensor,
+        x: &Self::Tensor,
+        factor: Factor<'_, Self::Tensor>,
+        plus: Plus<'_, Self::Tensor>,
+        shape: ColumnShape,
+        accumulate: bool,
+    );
+    /// sums += the column sums of a ∘ b, each over its divisor; of the shape a and b are outputs.
+    fn column_products(
+        &self,
+        sums: &mut Self::Tensor,
+        factors: [&Self::Tensor; 2],
+        divisors: &Self::Tensor,
+        shape: LinearShape,
     );
     /// [`Backend::linear`] for the few rows of a decoding step: each row's result is the same, bit
     /// for bit, whatever the other rows are and however many.

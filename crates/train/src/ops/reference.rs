@@ -89,7 +89,7 @@ impl Backend for Reference {
         matmul::reference::forward(
             &mut y[shape.y()..],
             &x[shape.x()..],
-            weight,
+            &weight[shape.w()..],
             plus.slices(shape),
             shape,
         );
@@ -103,7 +103,7 @@ impl Backend for Reference {
         accumulate: bool,
     ) {
         let (dx, dy) = (&mut dx[shape.x()..], &dy[shape.y()..]);
-        matmul::reference::backward_input(dx, dy, weight, shape, accumulate);
+        matmul::reference::backward_input(dx, dy, &weight[shape.w()..], shape, accumulate);
     }
     fn linear_backward_weight(
         &self,
@@ -114,6 +114,7 @@ impl Backend for Reference {
         shape: LinearShape,
     ) {
         let (dy, x) = (&dy[shape.y()..], &x[shape.x()..]);
+        let dweight = &mut dweight[shape.w()..];
         matmul::reference::backward_weight(dweight, dbias.map(|d| &mut d[..]), dy, x, shape);
     }
     fn dropout(
@@ -126,6 +127,38 @@ impl Backend for Reference {
     ) {
         dropout::reference::apply(&mut y[shape.x()..], &x[shape.x()..], mask, shape, accumulate);
     }
+    fn row_norms(
+        &self,
+        into: RowNorms<Vec<f32>>,
+        magnitudes: &Vec<f32>,
+        weight: &Vec<f32>,
+        low: LowRank<Vec<f32>>,
+        shape: RowNormShape,
+    ) {
+        dora::reference::row_norms(into.slices(), magnitudes, weight, low.slices(), shape);
+    }
+    fn scale_columns(
+        &self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        factor: Factor<Vec<f32>>,
+        plus: Plus<Vec<f32>>,
+        shape: ColumnShape,
+        accumulate: bool,
+    ) {
+        let residual = plus.residual.map(|r| &r[..]);
+        let plus = Plus { bias: plus.bias.map(|b| &b[..]), residual };
+        dora::reference::scale_columns(y, x, factor.slices(), plus, shape, accumulate);
+    }
+    fn column_products(
+        &self,
+        sums: &mut Vec<f32>,
+        [a, b]: [&Vec<f32>; 2],
+        divisors: &Vec<f32>,
+        shape: LinearShape,
+    ) {
+        dora::reference::column_products(sums, [&a[shape.y()..], &b[shape.y()..]], divisors, shape);
+    }
     fn linear_rows(
         &self,
         y: &mut Vec<f32>,
@@ -137,7 +170,7 @@ impl Backend for Reference {
         matmul::reference::forward(
             &mut y[shape.y()..],
             &x[shape.x()..],
-            weight,
+            &weight[shape.w()..],
             plus.slices(shape),
             shape,
         );

@@ -16,13 +16,21 @@ pub struct LinearShape {
     pub inputs: usize,
     /// Width of y.
     pub outputs: usize,
+    /// The row of w, or of its gradient, that makes the first of the outputs.
+    pub start: usize,
 }
 
 impl LinearShape {
     /// From the first row on.
     #[must_use]
-    pub fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
-        Self { first: 0, rows, inputs, outputs }
+    pub const fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+        Self { first: 0, rows, inputs, outputs, start: 0 }
+    }
+
+    /// The map to these of its outputs alone, which y then has and no others.
+    #[must_use]
+    pub fn to(self, outputs: &Range<usize>) -> Self {
+        Self { outputs: outputs.len(), start: self.start + outputs.start, ..self }
     }
 
     /// The same map of these rows alone, counted from its own first.
@@ -42,6 +50,100 @@ impl LinearShape {
     pub fn y(self) -> usize {
         self.first * self.outputs
     }
+
+    /// Where w begins.
+    #[must_use]
+    pub fn w(self) -> usize {
+        self.start * self.inputs
+    }
+}
+
+/// Columns of a matrix that has others beside them.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// Width of the matrix.
+    pub width: usize,
+    /// The first of them.
+    pub first: usize,
+}
+
+/// A run of columns of one matrix that goes to as many of another, for [`Backend::scale_columns`].
+#[derive(Debug, Clone, Copy)]
+pub struct ColumnShape {
+    /// The row at which both begin.
+    pub first: usize,
+    /// N.
+    pub rows: usize,
+    /// How many columns.
+    pub count: usize,
+    /// Where they are in x,
+    pub from: Columns,
+    /// and in y.
+    pub to: Columns,
+}
+
+impl ColumnShape {
+    /// All columns of matrices of one width.
+    #[must_use]
+    pub fn whole(first: usize, rows: usize, width: usize) -> Self {
+        let all = Columns { width, first: 0 };
+        Self { first, rows, count: width, from: all, to: all }
+    }
+}
+
+/// What columns are multiplied by.
+pub enum Factor<'a, T: ?Sized> {
+    /// All by the same.
+    Number(f32),
+    /// Each by its own, which has the number of the column in x.
+    Each(&'a T),
+}
+
+impl<T: ?Sized> Clone for Factor<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: ?Sized> Copy for Factor<'_, T> {}
+
+/// Two thin matrices beside rows of a weight, for [`Backend::row_norms`].
+pub struct LowRank<'a, T: ?Sized> {
+    /// A `[R, inputs]`.
+    pub down: &'a T,
+    /// Bᵀ `[R, outputs]`.
+    pub up: &'a T,
+    /// s: what their product is multiplied by.
+    pub scale: f32,
+}
+
+impl<T: ?Sized> Clone for LowRank<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: ?Sized> Copy for LowRank<'_, T> {}
+
+/// Some rows of a weight `[outputs, inputs]` and those of the thin matrices' R that go with them.
+#[derive(Debug, Clone)]
+pub struct RowNormShape {
+    /// Width of the weight.
+    pub inputs: usize,
+    /// All of its rows.
+    pub outputs: usize,
+    /// The rows that are meant.
+    pub rows: Range<usize>,
+    /// Their part of R.
+    pub ranks: Range<usize>,
+}
+
+/// What [`Backend::row_norms`] writes, each `[outputs]`, at the rows that are meant.
+pub struct RowNorms<'a, T: ?Sized> {
+    /// The norms; infinity where a row is zero.
+    pub norms: &'a mut T,
+    /// Magnitudes over norms.
+    pub ratios: &'a mut T,
 }
 
 /// Which norm it is.
@@ -351,6 +453,27 @@ impl<T: ?Sized> Copy for Plus<'_, T> {}
 impl<T: ?Sized> Plus<'_, T> {
     /// Nothing.
     pub const NOTHING: Self = Self { bias: None, residual: None };
+}
+
+impl<'a> LowRank<'a, Vec<f32>> {
+    pub(super) fn slices(self) -> LowRank<'a, [f32]> {
+        LowRank { down: self.down, up: self.up, scale: self.scale }
+    }
+}
+
+impl<'a> RowNorms<'a, Vec<f32>> {
+    pub(super) fn slices(self) -> RowNorms<'a, [f32]> {
+        RowNorms { norms: self.norms, ratios: self.ratios }
+    }
+}
+
+impl<'a> Factor<'a, Vec<f32>> {
+    pub(super) fn slices(self) -> Factor<'a, [f32]> {
+        match self {
+            Self::Number(number) => Factor::Number(number),
+            Self::Each(all) => Factor::Each(all),
+        }
+    }
 }
 
 impl<'a> Plus<'a, Vec<f32>> {

@@ -108,8 +108,7 @@ pub(super) fn lora(bed: &mut Bed<'_>) -> Result<()> {
         let mut model = Decoder::random_as(bed.ops.clone(), Kind::Frozen, parse(&config)?, 1);
         bed.ops_check()?;
         let rank = bed.pick(8, 16);
-        let lora =
-            Lora { rank, alpha: 32.0, rslora: false, dropout: 0.0, targets: Target::ALL.to_vec() };
+        let lora = Lora::new(rank, 32.0, Target::ALL.to_vec());
         model.attach(lora, Base::default(), 1);
         let batch = packed(count, length, model.config().vocab_size);
         let (tokens, scale) = ((count * length) as f64, 1.0 / (count * length) as f32);

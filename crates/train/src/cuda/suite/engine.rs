@@ -142,7 +142,7 @@ pub(super) fn adapters(lab: &mut Lab<'_>) -> Result<()> {
     {
         let mut plain = Model::random(config(lab, name)?, lab.seed);
         let mut model = plain.copy_to(lab.ops.clone());
-        let lora = Lora { rank: 8, alpha: 16.0, rslora: false, dropout: 0.0, targets };
+        let lora = Lora::new(8, 16.0, targets);
         plain.attach(lora.clone(), Base::default(), 5);
         model.attach(lora, Base::default(), 5);
         compare(lab, name, &mut plain, &mut model).with_context(|| name.to_owned())?;
@@ -279,7 +279,7 @@ pub(super) fn recorded_training(lab: &mut Lab<'_>) -> Result<()> {
         let mut model = Decoder::random_on(lab.ops.clone(), config, 7);
         if is_adapter {
             let targets = Target::ALL.to_vec();
-            let lora = Lora { rank: 8, alpha: 16.0, rslora: false, dropout: 0.0, targets };
+            let lora = Lora::new(8, 16.0, targets);
             model.attach(lora, Base::default(), 5);
         }
         model.set_recompute(recompute);
