@@ -51,8 +51,11 @@ fn step<B: Backend + Clone>(
 }
 
 /// An adapter beside all maps of a layer.
-fn with_adapter<B: Backend + Clone>(mut model: Decoder<B>) -> Decoder<B> {
-    let lora = Lora { dropout: 0.2, ..Lora::new(2, 4.0, Target::ALL.to_vec()) };
+fn with_adapter<B: Backend + Clone>(
+    mut model: Decoder<B>,
+    (dora, dropout): (bool, f64),
+) -> Decoder<B> {
+    let lora = Lora { dora, dropout, ..Lora::new(2, 4.0, Target::ALL.to_vec()) };
     model.attach(lora, Base::default(), 3);
     // B begins at zero, and with it the gradient of A: one step away from there.
     let mut gradients = Gradients::zeros(&model);
@@ -73,7 +76,9 @@ fn check_levels<B: Backend + Clone>(name: &str, model: impl Fn() -> Decoder<B>) 
 fn losses_and_gradients_are_the_same_bits_at_every_recompute_level() {
     for family in FAMILIES {
         check_levels(family, || model(Cpu, family));
-        check_levels(family, || with_adapter(model(Cpu, family)));
+        for kind in [(false, 0.2), (true, 0.0), (true, 0.2)] {
+            check_levels(family, || with_adapter(model(Cpu, family), kind));
+        }
     }
     check_levels("llama", || model(Reference, "llama"));
 }

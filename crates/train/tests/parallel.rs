@@ -92,12 +92,16 @@ fn the_ranks_serve_one_run_after_the_other_and_adapters_too() {
     run_with(&shared, &bench, &base(), "base", "ranks = 2\nsteps = 2\nbatch_size = 8").unwrap();
     let base = BaseModel::Weights(bench.out("base").join("model"));
     let lora = "\n[lora]\nrank = 4\nalpha = 8\ntargets = [\"q_proj\", \"v_proj\", \"down_proj\"]";
-    for ranks in [1, 2] {
-        let settings = format!("ranks = {ranks}\n{SETTINGS}{lora}");
-        run_with(&shared, &bench, &base, &format!("lora-{ranks}"), &settings).unwrap();
+    for (name, more) in [("lora", ""), ("dora", "\ndora = true\ndropout = 0.2")] {
+        for ranks in [1, 2] {
+            let settings = format!("ranks = {ranks}\n{SETTINGS}{lora}{more}");
+            run_with(&shared, &bench, &base, &format!("{name}-{ranks}"), &settings).unwrap();
+        }
+        // What is dropped goes by the row of the step, whichever rank has it.
+        assert_same_curve(&bench, &format!("{name}-1"), &format!("{name}-2"));
+        let adapter = bench.out(&format!("{name}-2")).join("model/adapter_model.safetensors");
+        assert!(adapter.exists());
     }
-    assert_same_curve(&bench, "lora-1", "lora-2");
-    assert!(bench.out("lora-2").join("model/adapter_model.safetensors").exists());
 }
 
 #[test]

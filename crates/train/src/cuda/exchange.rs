@@ -298,7 +298,7 @@ mod tests {
         let batches = [batch(3), batch(50)];
         let steps = |engine: &mut Engine<Cuda>, own: &[Batch]| {
             for _ in 0..3 {
-                engine.gradients(own, 0.02).unwrap();
+                engine.gradients((0, own), 0.02).unwrap();
                 engine.update(0.5, 1e-2).unwrap();
             }
         };

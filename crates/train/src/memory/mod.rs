@@ -335,7 +335,7 @@ fn run_through(engine: &mut Engine<Cuda>, recipe: &Recipe, passes: &Passes) -> R
         if recipe.optimizer_in_backward {
             engine.step_in_backward(batch, 1.0, 0.0)?;
         } else {
-            engine.gradients(std::slice::from_ref(batch), 1.0)?;
+            engine.gradients((0, std::slice::from_ref(batch)), 1.0)?;
             engine.update(1.0, 0.0)?;
         }
     }

@@ -61,6 +61,8 @@ fn settings() -> Vec<Recipe> {
     let level = |level| recipe(|config| config.recompute = Some(level));
     let mut all: Vec<Recipe> = Recompute::ALL.map(level).to_vec();
     all.push(recipe(|config| config.lora = Some(LoraConfig { rank: 8, ..LoraConfig::default() })));
+    let dora = LoraConfig { rank: 8, dora: true, dropout: 0.1, ..LoraConfig::default() };
+    all.push(recipe(|config| config.lora = Some(dora)));
     all.push(recipe(|config| {
         config.optimizer_in_backward = Some(true);
         config.clip = Some(0.0);
@@ -143,7 +145,8 @@ fn two_steps(
         let (of_step, norm) = if recipe.optimizer_in_backward {
             engine.step_in_backward(&batch, 0.1, 1e-2).unwrap()
         } else {
-            let (losses, squares) = engine.gradients(std::slice::from_ref(&batch), 0.1).unwrap();
+            let (losses, squares) =
+                engine.gradients((0, std::slice::from_ref(&batch)), 0.1).unwrap();
             engine.update(1.0, 1e-2).unwrap();
             (losses, squares.iter().map(|(_, sum)| sum).sum::<f64>().sqrt())
         };

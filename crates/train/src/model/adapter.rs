@@ -71,8 +71,9 @@ pub struct Lora {
     pub alpha: f64,
     /// or alpha / √r with rsLoRA (Kalajdzievski 2023, arXiv 2312.03732).
     pub rslora: bool,
-    /// Share of what an adapter reads that is dropped in training, for each map by itself.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// Share of what an adapter reads that is dropped in training, for each map by itself. Keys have it by
+    /// a name that says so: once the maps that read the same input had it dropped alike.
+    #[serde(rename = "dropout_by_map", skip_serializing_if = "is_zero")]
     pub dropout: f64,
     /// Whether each row of the weights has a magnitude apart from its direction (DoRA).
     #[serde(skip_serializing_if = "is_false")]

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::{Exchange, owners};
 use crate::config::Recipe;
+use crate::model::weights::Spec;
 use crate::model::{Batch, Decoder, Gradients};
 use crate::ops::Backend;
 use crate::optimizer::AdamW;
@@ -25,6 +26,8 @@ pub struct Engine<B: Backend> {
     seed: u64,
     /// Which rank owns each trained tensor.
     owners: Vec<usize>,
+    /// Which of them all ranks read as exactly as their owner.
+    exact: Vec<bool>,
     exchange: Option<Box<dyn Exchange<B>>>,
     /// Whether owners have more exact weights than the others.
     masters_apart: bool,
@@ -57,8 +60,9 @@ impl<B: Backend + Clone> Engine<B> {
         (rank, size): (usize, usize),
         exchange: Option<Box<dyn Exchange<B>>>,
     ) -> Result<Self> {
-        let elements: Vec<usize> =
-            model.trained_specs().all().into_iter().map(|spec| spec.elements()).collect();
+        let specs = model.trained_specs();
+        let elements: Vec<usize> = specs.all().into_iter().map(Spec::elements).collect();
+        let exact: Vec<bool> = specs.all().into_iter().map(Spec::is_exact).collect();
         let owners = owners(&elements, size);
         let mut masters_apart = false;
         if let Some(exchange) = &exchange {
@@ -66,9 +70,10 @@ impl<B: Backend + Clone> Engine<B> {
             let from_the_first = vec![0; all.len()];
             exchange.broadcast(all, &from_the_first, true)?;
             let backend = model.backend().clone();
-            for (tensor, &owner) in model.trained_mut().into_iter().zip(&owners) {
+            let whose = owners.iter().zip(exact.iter().copied());
+            for (tensor, (&owner, is_exact)) in model.trained_mut().into_iter().zip(whose) {
                 masters_apart |= backend.has_master(tensor);
-                if owner != rank {
+                if owner != rank && !is_exact {
                     backend.drop_master(tensor);
                 }
             }
@@ -85,15 +90,19 @@ impl<B: Backend + Clone> Engine<B> {
             false => Gradients::zeros(&model),
         };
         let seed = recipe.seed;
-        Ok(Self { model, optimizer, gradients, rank, seed, owners, exchange, masters_apart })
+        Ok(Self { model, optimizer, gradients, rank, seed, owners, exact, exchange, masters_apart })
     }
 
-    /// Gradients of this rank's batches, times `scale`, summed over all ranks. Returns the batches' losses one after
-    /// the other, and the sum of squares of each tensor that this rank owns.
-    pub fn gradients(&mut self, batches: &[Batch], scale: f32) -> Result<(Vec<f32>, Vec<Squares>)> {
+    /// Gradients of this rank's batches, times `scale`, summed over all ranks; `row` is how many rows of the step come
+    /// before theirs. Returns the batches' losses one after the other, and the sum of squares of each tensor that this
+    /// rank owns.
+    pub fn gradients(
+        &mut self,
+        (row, batches): (u64, &[Batch]),
+        scale: f32,
+    ) -> Result<(Vec<f32>, Vec<Squares>)> {
         self.gradients.clear();
-        // Rows of different ranks have numbers far apart, and so masks of their own.
-        self.model.begin_step(self.seed, self.optimizer.steps(), (self.rank as u64) << 40);
+        self.model.begin_step(self.seed, self.optimizer.steps(), row);
         let mut losses = Vec::new();
         for batch in batches {
             losses.extend(self.model.forward_backward(batch, scale, &mut self.gradients)?);
@@ -113,10 +122,16 @@ impl<B: Backend + Clone> Engine<B> {
     pub fn update(&mut self, factor: f32, learning_rate: f32) -> Result<()> {
         let Self { model, gradients, optimizer, .. } = self;
         optimizer.step_scaled(model, gradients, learning_rate, factor);
-        match &self.exchange {
-            Some(exchange) => exchange.broadcast(self.model.trained_mut(), &self.owners, false),
-            None => Ok(()),
+        let Some(exchange) = &self.exchange else { return Ok(()) };
+        for masters in [false, true] {
+            let of = |t: &usize| self.exact[*t] == masters;
+            let owners: Vec<usize> =
+                (0..self.owners.len()).filter(of).map(|t| self.owners[t]).collect();
+            let tensors = self.model.trained_mut().into_iter().zip(&self.exact);
+            let tensors = tensors.filter(|(_, exact)| **exact == masters).map(|(tensor, _)| tensor);
+            exchange.broadcast(tensors.collect(), &owners, masters)?;
         }
+        Ok(())
     }
 
     /// A whole step on one batch, on one rank, whose gradients, times `scale`, are used as they come: the losses and

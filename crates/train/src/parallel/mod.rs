@@ -79,8 +79,9 @@ pub trait Connect: Backend + Clone + Sized + 'static {
 enum Order {
     /// A run begins. Answered.
     Begin(Box<Job>),
-    /// Gradients of these batches, times the number beside. Answered with losses and squares.
-    Gradients(Vec<Batch>),
+    /// Gradients of these batches, before which the step has so many rows, times the number beside. Answered with
+    /// losses and squares.
+    Gradients(u64, Vec<Batch>),
     /// A step of the optimiser; beside: what gradients are multiplied by, and the learning rate.
     Update,
     /// Losses of these batches. Answered with losses.

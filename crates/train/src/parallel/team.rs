@@ -279,13 +279,18 @@ impl<B: Connect> Team<B> {
         let Self { engine, lead } = self;
         let lead = lead.as_ref();
         let work = || {
-            let others = shares.iter_mut().enumerate().skip(1);
+            let rows =
+                |share: &[Batch]| share.iter().map(|batch| batch.tokens.len()).sum::<usize>();
+            let mut before = rows(&shares[0]) as u64;
             if let Some(lead) = lead {
-                for (rank, share) in others {
-                    lead.send(rank, &Order::Gradients(std::mem::take(share)), &[scale])?;
+                for (rank, share) in shares.iter_mut().enumerate().skip(1) {
+                    let more = rows(share) as u64;
+                    let order = Order::Gradients(before, std::mem::take(share));
+                    lead.send(rank, &order, &[scale])?;
+                    before += more;
                 }
             }
-            let (mut losses, mut squares) = engine.gradients(&shares[0], scale)?;
+            let (mut losses, mut squares) = engine.gradients((0, &shares[0]), scale)?;
             let mut stop = false;
             if let Some(lead) = lead {
                 for rank in 1..shares.len() {

@@ -92,8 +92,9 @@ impl Worker<'_> {
                 false => bail!("{} numbers beside an order", floats.len()),
             };
             match order {
-                Order::Gradients(batches) => {
-                    let (losses, squares) = engine.gradients(&batches, floats_of(1)?[0])?;
+                Order::Gradients(row, batches) => {
+                    let scale = floats_of(1)?[0];
+                    let (losses, squares) = engine.gradients((row, &batches), scale)?;
                     let squares =
                         squares.into_iter().map(|(tensor, sum)| (tensor, sum.to_bits())).collect();
                     let stop = self.ctx.check().is_err();

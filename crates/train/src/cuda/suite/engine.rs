@@ -135,14 +135,18 @@ pub(super) fn families(lab: &mut Lab<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A step of an adapter beside frozen weights.
+/// A step of an adapter beside frozen weights, with magnitudes and dropout too.
 pub(super) fn adapters(lab: &mut Lab<'_>) -> Result<()> {
-    for (name, targets) in
-        [("qwen3", Target::ALL.to_vec()), ("gemma2", vec![Target::QProj, Target::VProj])]
-    {
+    let all = Target::ALL.to_vec();
+    for (name, targets, dora, dropout) in [
+        ("qwen3", all.clone(), false, 0.0),
+        ("gemma2", vec![Target::QProj, Target::VProj], false, 0.25),
+        ("gemma2", vec![Target::QProj, Target::VProj, Target::DownProj], true, 0.0),
+        ("qwen3", all, true, 0.25),
+    ] {
         let mut plain = Model::random(config(lab, name)?, lab.seed);
         let mut model = plain.copy_to(lab.ops.clone());
-        let lora = Lora::new(8, 16.0, targets);
+        let lora = Lora { dora, dropout, ..Lora::new(8, 16.0, targets) };
         plain.attach(lora.clone(), Base::default(), 5);
         model.attach(lora, Base::default(), 5);
         compare(lab, name, &mut plain, &mut model).with_context(|| name.to_owned())?;

@@ -4,6 +4,7 @@
 //! size on a card (`examples/gpu_test.rs`).
 
 mod attention;
+mod dora;
 mod engine;
 mod products;
 mod rows;
@@ -74,6 +75,7 @@ const CASES: &[Case] = &[
     Case { name: "gates", run: rows::gates },
     Case { name: "embeddings", run: rows::embeddings },
     Case { name: "fills", run: rows::fills },
+    Case { name: "magnitudes", run: dora::magnitudes },
     Case { name: "head-and-loss", run: training::head_and_loss },
     Case { name: "optimiser", run: training::optimiser },
     Case { name: "sampling", run: training::sampling },
