@@ -14,6 +14,7 @@ use hub::Snapshot;
 use serde::Serialize;
 use serde_json::{Value, json};
 use train::model::peft::{base_folder, is_adapter};
+use train::shared::weights_hash;
 use train::{BaseModel, RunLabels, Shared, TrainData};
 
 use crate::pipeline::Model;
@@ -113,7 +114,9 @@ impl Hashes {
         if let Some(hash) = known(self) {
             return Ok(hash);
         }
-        let hash = hash_file(path)?;
+        // Training asks for that of its base's weights again.
+        let is_weights = path.extension().is_some_and(|end| end == "safetensors");
+        let hash = if is_weights { weights_hash(path)? } else { hash_file(path)? };
         if let Ok(mut hashes) = self.files.lock() {
             hashes.insert(path.to_owned(), hash.clone());
         }

@@ -32,6 +32,12 @@ pub enum Opened {
 }
 
 impl Device {
+    /// Whether it is the processor, or will be for want of a card.
+    #[must_use]
+    pub fn is_processor(self) -> bool {
+        self == Self::Cpu || (self == Self::Auto && cuda::missing().is_some())
+    }
+
     /// Opens the device; `number` says which card, where there are several.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    checkpoint::Identity,
     config::Objective,
     cuda::Cuda,
     encoder::Encoder,
@@ -42,9 +44,13 @@ pub struct Shared {
     encoders: Mutex<BTreeMap<PathBuf, Arc<SharedEncoder>>>,
     rows: Mutex<BTreeMap<(String, Objective, usize), Arc<Rows>>>,
     bases: Mutex<BTreeMap<PathBuf, Arc<Base>>>,
+    untouched: Mutex<BTreeMap<String, Arc<Untouched>>>,
     /// The processes that runs are shared out to.
     pub(crate) ranks: Ranks,
 }
+
+/// The losses of a validation by a base model beside which nothing has been trained yet, once a run has computed them.
+pub(crate) type Untouched = Mutex<Option<Vec<f32>>>;
 
 /// Where runs meet that are under way.
 pub(crate) struct Meetings<B: Backend>(Mutex<MeetingPlaces<B>>);
@@ -104,6 +110,20 @@ impl Shared {
         let meeting = place.upgrade().unwrap_or_default();
         *place = Arc::downgrade(&meeting);
         Some(meeting)
+    }
+
+    /// Where the losses are kept that all runs of such an adapter begin with: what they are trained on and their seeds
+    /// do not matter yet. None where there is but one run.
+    pub(crate) fn untouched(
+        &self,
+        Identity { recipe, base, validation, .. }: &Identity,
+        on_card: bool,
+    ) -> Option<Arc<Untouched>> {
+        let mut recipe = recipe.clone();
+        recipe.as_object_mut()?.shift_remove("seed");
+        let key = json!([recipe, base, validation, on_card]).to_string();
+        let mut all = self.untouched.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keeps_weights.then(|| Arc::clone(all.entry(key).or_default()))
     }
 
     /// With other ranks that come to be in this way.
@@ -171,7 +191,7 @@ impl Shared {
             return Ok(Arc::clone(known));
         }
         let hashes: Vec<String> =
-            files.par_iter().map(|file| hash_file(file)).collect::<Result<_>>()?;
+            files.par_iter().map(|file| weights_hash(file)).collect::<Result<_>>()?;
         let mut identity = Map::new();
         for (file, hash) in files.iter().zip(hashes) {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -181,6 +201,26 @@ impl Shared {
         bases.insert(folder.to_owned(), Arc::clone(&loaded));
         Ok(loaded)
     }
+}
+
+/// blake3 of a file of weights, which many steps of a process ask for: read once, as long as nothing shows that it was
+/// written again.
+pub fn weights_hash(file: &Path) -> Result<String> {
+    static KNOWN: Mutex<BTreeMap<String, Arc<Mutex<Option<String>>>>> = Mutex::new(BTreeMap::new());
+    let of_file = {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(stamp(file)?).or_default())
+    };
+    // Held while the file is read, so that steps that start together read it once.
+    let mut known = of_file.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(hash) = &*known {
+        return Ok(hash.clone());
+    }
+    let hash = hash_file(file)?;
+    // One written a moment ago may be written again without a sign of it.
+    let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
+    *known = (age > Duration::from_secs(5)).then(|| hash.clone());
+    Ok(hash)
 }
 
 /// Files that say how text becomes tokens and which tokens end an answer.

@@ -4,7 +4,12 @@
 //! micro-batches it is run in. The same inputs give the same bits, with any number of threads, and
 //! through any number of interruptions.
 
-use std::{fmt, fs, path::Path, sync::Arc, time::Instant};
+use std::{
+    fmt, fs,
+    path::Path,
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
 
 use anyhow::Result;
 use artifact::{
@@ -31,7 +36,7 @@ use crate::{
     ops::Cpu,
     parallel::{Connect, Lead, Team},
     setup::{Outline, Purpose, Setup},
-    shared::{Meetings, Shared},
+    shared::{Meetings, Shared, Untouched},
     tensorboard::Events,
 };
 
@@ -231,6 +236,9 @@ fn run_on<B: Connect>(
     let mut trainer = Trainer::start(setup, out, ctx, |checkpoint| team(model(checkpoint)?))?;
     trainer.team.reserve(means.room);
     trainer.peak = means.peak;
+    if lead.is_none() {
+        trainer.untouched = shared.untouched(&trainer.setup.identity, B::ON_CARD);
+    }
     trainer.train()?;
     // What is left to do is this run's own; no other has to wait for it.
     trainer.team.leave();
@@ -272,6 +280,8 @@ impl fmt::Display for Planned {
 struct Trainer<'a, B: Connect> {
     setup: Setup,
     checkpoints: Checkpoints,
+    /// What other runs may know of the first validation.
+    untouched: Option<Arc<Untouched>>,
     /// The model in training.
     team: Team<B>,
     /// What a batch costs, and what the cards could do in a second, where that is known.
@@ -320,6 +330,7 @@ impl<'a, B: Connect> Trainer<'a, B> {
         Ok(Self {
             flops: Flops::of(team.model()),
             peak: None,
+            untouched: None,
             tokens: last.map_or(0, |row| row.tokens),
             seconds_before: last.map_or(0.0, |row| row.seconds),
             started: Instant::now(),
@@ -493,7 +504,20 @@ impl<'a, B: Connect> Trainer<'a, B> {
             .map(|share| micro_batches(share, &lengths))
             .collect();
         let bar = self.ctx.bar("validate", "parts", Some(shares[0].len() as u64));
-        let losses = self.team.losses(&mut data.batches(&shares), || bar.inc(1))?;
+        let mut batches = data.batches(&shares);
+        let mut compute = |team: &mut Team<B>| team.losses(&mut batches, || bar.inc(1));
+        let losses = match self.untouched.take() {
+            // Adapters begin as nothing beside the base: one run computes what all of them begin with.
+            Some(known) if self.rows.is_empty() && self.team.model().is_untouched() => {
+                let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut known = self.team.model().aside(lock);
+                if known.is_none() {
+                    *known = Some(compute(&mut self.team)?);
+                }
+                known.clone().unwrap_or_default()
+            }
+            _ => compute(&mut self.team)?,
+        };
         bar.finish();
         let mut sum = LossSum::default();
         sum.add(data, shares.iter().flatten().flatten(), &losses);

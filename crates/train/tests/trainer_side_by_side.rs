@@ -10,7 +10,7 @@ use std::sync::Arc;
 use artifact::Context;
 use train::model::adapter::{Lora, Target};
 use train::model::{Base, Batch, Decoder, Gradients, Meeting, Model, ModelConfig};
-use train::ops::{Backend, Cpu, Reference};
+use train::ops::{Backend, Cpu, Gathering, Reference};
 use train::{BaseModel, Shared, TrainData};
 use trainer_common::{Bench, config, metrics, sums, write_mixture};
 
@@ -60,6 +60,27 @@ fn three_runs_of_different_lengths_one_that_stops_early_and_one_that_goes_on_are
         assert_eq!(together.steps, alone.steps, "{name}");
         let of = |kind: &str| written(&bench.out(&format!("{name}-{kind}")));
         assert!(of("together") == of("alone"), "{name}");
+    }
+}
+
+#[test]
+fn runs_of_a_sweep_begin_with_one_validation_of_their_base_where_it_is_the_same() {
+    let bench = Bench::new(&sums(20), 6);
+    bench.run("base", "steps = 1\nbatch_size = 8").unwrap();
+    let base = BaseModel::Weights(bench.out("base").join("model"));
+    let sweep = Shared::for_sweep();
+    let run = |name: &str, seed: u32, more: &str, shared: &Shared| {
+        let text =
+            format!("steps = 4\nbatch_size = 4\nlearning_rate = 0.02\nseed = {seed}\n{more}{LORA}");
+        let (settings, out) = (config(&text), bench.out(name));
+        train::run(&settings, &base, &bench.data, shared, &out, &Context::quiet()).unwrap();
+    };
+    // The third sees other tokens of the same validation rows.
+    for (seed, more) in [(1, ""), (2, ""), (3, "sequence_length = 20\n")] {
+        let [shared, alone] = ["shared", "alone"].map(|kind| format!("{kind}-{seed}"));
+        run(&shared, seed, more, &sweep);
+        run(&alone, seed, more, &Shared::default());
+        assert!(written(&bench.out(&shared)) == written(&bench.out(&alone)), "seed {seed}");
     }
 }
 
@@ -126,7 +147,7 @@ fn pass<B: Backend + Clone>(mut model: Decoder<B>, run: usize, batch: &Batch) ->
     (losses, gradients.named())
 }
 
-fn check_on<B: Backend<Tensor: Send, Index: Send> + Clone + Send + Sync>(backend: B) {
+fn check_on<B: Backend + Clone + Send>(backend: B, gathering: Option<Gathering>) {
     let base = random_base();
     // One row, one document, many, none that counts.
     let mut batches = vec![batch(&[1], 1), batch(&[30], 2), batch(&[5, 9, 40, 2], 3)];
@@ -134,7 +155,7 @@ fn check_on<B: Backend<Tensor: Send, Index: Send> + Clone + Send + Sync>(backend
     let alone: Vec<Found> = (0..batches.len())
         .map(|run| pass(base.copy_to(backend.clone()), run, &batches[run]))
         .collect();
-    let meeting = Arc::new(Meeting::default());
+    let meeting = Arc::new(gathering.map_or_else(Meeting::default, Meeting::gathering));
     // All are seated before the first pass, so that each waits for all.
     let models: Vec<Decoder<B>> = batches
         .iter()
@@ -159,6 +180,14 @@ fn check_on<B: Backend<Tensor: Send, Index: Send> + Clone + Send + Sync>(backend
 
 #[test]
 fn one_pass_for_several_runs_gives_each_the_losses_and_gradients_that_it_has_alone() {
-    check_on(Cpu);
-    check_on(Reference);
+    check_on(Cpu, Some(Gathering::ALL));
+    check_on(Reference, None);
+}
+
+#[test]
+fn it_does_not_matter_who_passes_with_whom_nor_how_many_passes_are_under_way() {
+    for (at_once, enough) in [(1, 1), (1, 35), (2, 1), (3, 7)] {
+        check_on(Cpu, Some(Gathering { at_once, enough }));
+    }
+    check_on(Cpu, None);
 }

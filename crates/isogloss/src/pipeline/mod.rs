@@ -136,9 +136,9 @@ pub struct Model {
 pub struct Trainings {
     /// Training seeds; each mixture is trained once with each. By default `seed` alone.
     pub seeds: Vec<u64>,
-    /// With [train.lora]: up to this many runs over one base model are trained side by side, one pass through the
-    /// base's weights for the batches of all; they count as one job. Each run's result is what it is alone, bit for
-    /// bit, and the settings' key does not change. Default 1.
+    /// With [train.lora]: up to this many runs over one base model are trained side by side; they share a copy of the
+    /// base and, where batches are small, the passes through it, and count as one job. Each run's result is what it is
+    /// alone, bit for bit, and the settings' key does not change. Default: 8 on the processor, 1 on a card.
     pub side_by_side: Option<usize>,
 }
 

@@ -19,6 +19,9 @@ const ASKED: &[&str] = &["name", "prompt", "system", "max_items", "shots", "stri
 /// What of a task decides its scores.
 const SCORED: &[&str] = &["name", "metrics", "answer_prefix", "stop"];
 
+/// Adapters that are trained side by side where nothing else is asked for.
+const SIDE_BY_SIDE: usize = 8;
+
 impl Pipeline {
     /// The training seeds.
     pub fn train_seeds(&self) -> Vec<u64> {
@@ -28,9 +31,16 @@ impl Pipeline {
         }
     }
 
-    /// Most runs that are trained side by side.
+    /// Most runs that are trained side by side: what is asked for, or several adapters on the processor, where that is
+    /// never the slower way.
     pub fn side_by_side(&self) -> usize {
-        self.train.added.side_by_side.unwrap_or(1)
+        let shares = || {
+            self.train.lora.is_some()
+                && self.train.ranks.is_none_or(|ranks| ranks == 1)
+                && self.train.device.unwrap_or_default().is_processor()
+        };
+        let by_itself = || if shares() { SIDE_BY_SIDE } else { 1 };
+        self.train.added.side_by_side.unwrap_or_else(by_itself)
     }
 
     /// Whether `[tokenizer]` is to be trained.

@@ -11,7 +11,7 @@ use super::batch::Packed;
 use super::decoder::Pass;
 use super::projection::{LayerGradients, Onto};
 use super::weights::Projection;
-use crate::ops::{Backend, HeadGradient, HeadShape, NormGradients, SavedAttention};
+use crate::ops::{Backend, HeadGradient, NormGradients, SavedAttention};
 
 impl<B: Backend> Pass<'_, B> {
     /// Losses of the rows that count, in `head.losses`; with somewhere for each run's gradient to go,
@@ -29,19 +29,20 @@ impl<B: Backend> Pass<'_, B> {
         self.head_stream(batch, kept);
         let (shape, weight) = (self.config.head(counted), self.weights.head());
         let Activations { head, scratch, .. } = kept;
-        for (r, lane) in self.lanes.iter().enumerate() {
-            let of_lane = HeadShape { linear: shape.linear.part(&lane.counted), ..shape };
-            let into = gradients.get_mut(r).map(|(scale, gradients)| {
-                let dhead = match gradients {
-                    Trained::Full(own) => {
-                        Some(own.lm_head.as_mut().unwrap_or(&mut own.embed_tokens))
-                    }
-                    Trained::Adapter(_) => None,
-                };
-                HeadGradient { scale: *scale, hidden: &mut head.dnormed, head: dhead }
-            });
-            let (losses, targets) = (&mut head.losses, &batch.targets);
-            ops.cross_entropy(losses, &head.normed, weight, targets, into, of_lane);
+        let (losses, hidden, targets) = (&mut head.losses, &head.normed, &batch.targets);
+        let dhidden = &mut head.dnormed;
+        match gradients {
+            [(scale, Trained::Full(own))] => {
+                let dhead = own.lm_head.as_mut().unwrap_or(&mut own.embed_tokens);
+                let into = HeadGradient { scale: *scale, hidden: dhidden, head: Some(dhead) };
+                ops.cross_entropy(losses, hidden, weight, targets, Some(into), shape);
+            }
+            _ => {
+                let runs: Vec<_> = self.lanes.iter().map(|lane| lane.counted.clone()).collect();
+                let scales: Vec<_> = gradients.iter().map(|(scale, _)| *scale).collect();
+                let into = (!scales.is_empty()).then_some((&scales[..], dhidden));
+                ops.cross_entropy_of_runs(losses, hidden, weight, targets, into, shape, &runs);
+            }
         }
         let dnorm = match gradients {
             [] => return,

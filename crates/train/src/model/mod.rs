@@ -31,7 +31,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::ops::{Backend, Cpu, Kind};
-use adapter::{Adapter, Layout, Lora, Trained};
+use adapter::{Adapter, Layout, Lora, Pair, Trained};
 use dora::Attached;
 use passes::Memory;
 use projection::Moment;
@@ -120,6 +120,24 @@ impl<B: Backend + Clone> Decoder<B> {
     /// Gives up its place beside other runs: no more passes are to come that they would wait for.
     pub fn leave(&mut self) {
         self.seat = None;
+    }
+
+    /// Waits for something that a run side by side with this one may be at, without being waited for.
+    pub fn aside<T>(&self, wait: impl FnOnce() -> T) -> T {
+        match &self.seat {
+            Some(seat) => seat.aside(wait),
+            None => wait(),
+        }
+    }
+
+    /// Whether it computes what its base does, for the adapter beside that adds nothing yet.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        let Some(Attached { tensors, .. }) = &self.adapter else { return false };
+        tensors.layers.iter().flatten().flatten().all(|Pair { up, .. }| {
+            let len = self.backend.len(up);
+            self.backend.view(up, len).iter().all(|x| *x == 0.0)
+        })
     }
 
     /// Puts an adapter of random values beside the weights, which stay from now on; `base` says

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use artifact::bail_user;
 use artifact::error::{open_input, user};
-use artifact::hash::hash_file;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -19,6 +18,7 @@ use super::folder::{self, Dtype, Elsewhere, Saved, Shard};
 use super::weights::{Part, Projection, Role, Spec, specs};
 use super::{Attached, Decoder, ModelConfig};
 use crate::ops::{Backend, Cpu};
+use crate::shared::weights_hash;
 
 /// The file that makes a folder an adapter's.
 pub const CONFIG: &str = "adapter_config.json";
@@ -302,7 +302,7 @@ fn check_base(dir: &Path, base: &Path) -> Result<()> {
         .map_err(|error| user(format!("{}: not a JSON object: {error}", path.display())))?;
     for (name, hash) in &hashes {
         let file = base.join(name);
-        let found = if file.exists() { hash_file(&file)? } else { "missing".to_owned() };
+        let found = if file.exists() { weights_hash(&file)? } else { "missing".to_owned() };
         if *hash != found.as_str() {
             bail_user!(
                 "{}: the adapter was trained beside other weights: {} was {hash} then (blake3), and \

@@ -1,7 +1,8 @@
 //! Training side by side: runs that train adapters beside the same frozen weights, each in a thread of
-//! its own, meet at every pass. Once all that are seated have brought a batch, the last to come does
-//! the pass for them all, their rows laid end to end, and each goes on with its own losses and
-//! gradients: its optimiser, its validation, its checkpoints. No run's result depends on the others.
+//! its own, bring their batches to a meeting. Once there are enough, one of them does a pass for
+//! several, their rows laid end to end, and each goes on with its own losses and gradients: its
+//! optimiser, its validation, its checkpoints. How many are enough is the backend's to say
+//! ([`Gathering`]). No run's result depends on the others, nor on who passed with whom.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,9 +14,9 @@ use super::adapter::{Adapter, Trained};
 use super::batch::{Batch, Filling};
 use super::passes::{Ground, Memory, Run};
 use super::projection::{Into, Moment};
-use super::{Attached, Decoder};
+use super::{Attached, Decoder, ModelConfig};
 use crate::batches::MICRO_BATCH_TOKENS;
-use crate::ops::Backend;
+use crate::ops::{Backend, Gathering};
 
 /// Where runs over one base meet.
 pub struct Meeting<B: Backend> {
@@ -23,6 +24,8 @@ pub struct Meeting<B: Backend> {
     base: Mutex<Option<Decoder<B>>>,
     table: Mutex<Table<B>>,
     changed: Condvar,
+    /// How batches come together, where that is not left to the backend.
+    gathering: Option<Gathering>,
 }
 
 struct Table<B: Backend> {
@@ -30,12 +33,14 @@ struct Table<B: Backend> {
     next: u64,
     /// Runs that will bring batches.
     seated: usize,
-    /// What was brought and what came of it, by seat.
-    brought: BTreeMap<u64, Brought<B::Tensor>>,
+    /// What was brought, by seat, the first to come first.
+    brought: Vec<(u64, Brought<B::Tensor>)>,
+    /// What came of it, by seat.
     done: BTreeMap<u64, Done<B::Tensor>>,
-    /// Whether a pass is being done.
-    busy: bool,
-    memory: Memory<B>,
+    /// Passes that are being done.
+    passing: usize,
+    /// The memory of passes of which none is being done.
+    memories: Vec<Memory<B>>,
 }
 
 /// A run's batch, with what it lends for the time of the pass.
@@ -60,11 +65,44 @@ pub struct Seat<B: Backend> {
 
 impl<B: Backend> Default for Meeting<B> {
     fn default() -> Self {
-        let (brought, done) = (BTreeMap::new(), BTreeMap::new());
-        let table =
-            Table { next: 0, seated: 0, brought, done, busy: false, memory: Memory::default() };
-        Self { base: Mutex::default(), table: Mutex::new(table), changed: Condvar::new() }
+        let (brought, done, memories) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let table = Table { next: 0, seated: 0, brought, done, passing: 0, memories };
+        let (base, changed) = (Mutex::default(), Condvar::new());
+        Self { base, table: Mutex::new(table), changed, gathering: None }
     }
+}
+
+impl<B: Backend> Meeting<B> {
+    /// One where batches come together in this way, whatever the backend would rather have.
+    #[must_use]
+    pub fn gathering(gathering: Gathering) -> Self {
+        Self { gathering: Some(gathering), ..Self::default() }
+    }
+}
+
+impl<B: Backend> Table<B> {
+    /// The batches that a pass is to be done for now, if one is.
+    fn gather(
+        &mut self,
+        Gathering { at_once, enough }: Gathering,
+    ) -> Vec<(u64, Brought<B::Tensor>)> {
+        let mut rows = 0;
+        let mut is_wanted = |(_, one): &&(u64, Brought<_>)| {
+            let wanted = rows < enough;
+            rows += if wanted { one.batch.tokens.len() } else { 0 };
+            wanted
+        };
+        let count = self.brought.iter().take_while(|one| is_wanted(one)).count();
+        let all_are_here = self.passing == 0 && self.brought.len() >= self.seated;
+        let begins = self.passing < at_once && (rows >= enough || all_are_here);
+        self.brought.drain(..if begins { count } else { 0 }).collect()
+    }
+}
+
+/// Weights of a layer's linear maps.
+fn weights_of_a_layer(config: &ModelConfig) -> usize {
+    let ModelConfig { hidden_size, intermediate_size, .. } = *config;
+    hidden_size * (config.qkv_width() + config.query_width() + 3 * intermediate_size)
 }
 
 impl<B: Backend + Clone> Meeting<B> {
@@ -129,26 +167,39 @@ impl<B: Backend> Seat<B> {
     }
 
     fn wait(&self, ground: &mut Ground<'_, B>, brought: Brought<B::Tensor>) -> Done<B::Tensor> {
+        let backend = ground.backend;
+        let of_backend = || backend.gathering(weights_of_a_layer(ground.config));
+        let gathering = self.meeting.gathering.unwrap_or_else(of_backend);
         let mut table = self.meeting.table();
-        table.brought.insert(self.number, brought);
+        table.brought.push((self.number, brought));
         loop {
             if let Some(done) = table.done.remove(&self.number) {
                 return done;
             }
-            if table.busy || table.brought.len() < table.seated {
+            let some = table.gather(gathering);
+            if some.is_empty() {
                 table = self.meeting.changed.wait(table).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            table.busy = true;
-            let all = std::mem::take(&mut table.brought);
-            let mut memory = std::mem::take(&mut table.memory);
+            table.passing += 1;
+            let mut memory = table.memories.pop().unwrap_or_default();
             drop(table);
-            let done = pass_all(ground, &mut memory, all);
+            let done = backend.on_its_threads(|| pass_all(ground, &mut memory, some));
             table = self.meeting.table();
-            (table.busy, table.memory) = (false, memory);
+            table.passing -= 1;
+            table.memories.push(memory);
             table.done.extend(done);
             self.meeting.changed.notify_all();
         }
+    }
+
+    /// Waits for something that another run at the meeting may be at, without being waited for.
+    pub(super) fn aside<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.meeting.table().seated -= 1;
+        self.meeting.changed.notify_all();
+        let found = wait();
+        self.meeting.table().seated += 1;
+        found
     }
 }
 
@@ -157,7 +208,7 @@ impl<B: Backend> Seat<B> {
 fn pass_all<B: Backend>(
     ground: &mut Ground<'_, B>,
     memory: &mut Memory<B>,
-    all: BTreeMap<u64, Brought<B::Tensor>>,
+    all: Vec<(u64, Brought<B::Tensor>)>,
 ) -> Vec<(u64, Done<B::Tensor>)> {
     let mut done = Vec::new();
     let (train, validate): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, b)| b.into.is_some());

@@ -161,6 +161,9 @@ const SUM: usize = 1 << 16;
 /// Sum of squares in f64: blocks side by side, their sums in order.
 #[must_use]
 pub fn sum_of_squares(x: &[f32]) -> f64 {
+    if x.len() <= SUM {
+        return squares(x);
+    }
     let parts: Vec<f64> = x.par_chunks(SUM).map(squares).collect();
     parts.iter().sum()
 }

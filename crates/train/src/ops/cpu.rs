@@ -8,11 +8,28 @@ use super::*;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cpu;
 
+/// Weights of a layer that stay in a core's cache from pass to pass: nothing is saved by reading them
+/// for several runs at once, and products over them are over before other threads have woken.
+const FEW_WEIGHTS: usize = 1 << 20;
+/// Rows from which on products are bound by arithmetic and no longer by reading the weights.
+const MANY_ROWS: usize = 256;
+
 impl Backend for Cpu {
     type Tensor = Vec<f32>;
     type Index = Vec<u32>;
     type Recorded = ();
     type Moments = Moments;
+
+    fn gathering(&self, layer: usize) -> Gathering {
+        if layer < FEW_WEIGHTS {
+            return Gathering { at_once: rayon::current_num_threads(), enough: 1 };
+        }
+        Gathering { at_once: 1, enough: MANY_ROWS }
+    }
+    fn on_its_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        // From outside of the pool, each operation would be handed over to it and waited for.
+        rayon::scope(|_| work())
+    }
 
     fn zeros(&self, _kind: Kind, len: usize) -> Vec<f32> {
         vec![0.0; len]
@@ -322,6 +339,21 @@ impl Backend for Cpu {
         let gradient = gradient.map(|gradient| gradient.slices(linear));
         let (losses, targets) = (&mut losses[linear.first..], &targets[linear.first..]);
         cross_entropy::head_loss(losses, &hidden[linear.x()..], head, targets, gradient, shape);
+    }
+    fn cross_entropy_of_runs(
+        &self,
+        losses: &mut Vec<f32>,
+        hidden: &Vec<f32>,
+        head: &Vec<f32>,
+        targets: &Vec<u32>,
+        gradient: Option<(&[&Vec<f32>], &mut Vec<f32>)>,
+        shape: HeadShape,
+        runs: &[Range<usize>],
+    ) {
+        let scales = gradient.as_ref().map_or(&[][..], |(scales, _)| scales);
+        let scales: Vec<f32> = scales.iter().map(|scale| scale[0]).collect();
+        let gradient = gradient.map(|(_, hidden)| (&scales[..], &mut hidden[..]));
+        cross_entropy::head_loss_of_runs(losses, hidden, head, targets, gradient, shape, runs);
     }
     fn moments(&self, form: Form, len: usize, _offload: bool) -> Moments {
         Moments::zeros(form, len)

@@ -5,6 +5,7 @@
 //! operation, so they cost nothing.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::matmul;
 use super::split::{self, Shared};
@@ -22,9 +23,14 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Most rows of a chunk.
+fn most(vocab: usize) -> usize {
+    (LOGITS / vocab).clamp(1, ROWS)
+}
+
 /// Rows of a chunk: as many as the bounds allow, spread evenly.
 fn chunk(rows: usize, vocab: usize) -> usize {
-    let most = (LOGITS / vocab).clamp(1, ROWS);
+    let most = most(vocab);
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
@@ -56,6 +62,72 @@ pub fn head_loss(
                     matmul::backward_weight(dhead, None, logits, hidden, shape);
                 }
             }
+        }
+    });
+}
+
+/// The same of several runs' rows with a head that is not trained, the rows of each run as it has them
+/// alone; `gradient` is the scale of each run and d hidden. Runs of few rows have one chunk for
+/// several, so that the head is read once for them.
+pub fn head_loss_of_runs(
+    losses: &mut [f32],
+    hidden: &[f32],
+    head: &[f32],
+    targets: &[u32],
+    mut gradient: Option<(&[f32], &mut [f32])>,
+    shape: HeadShape,
+    runs: &[Range<usize>],
+) {
+    let HeadShape { linear: LinearShape { inputs, outputs, .. }, .. } = shape;
+    let mut first = 0;
+    while first < runs.len() {
+        let start = runs[first].start;
+        let fits = |run: &&Range<usize>| run.end - start <= most(outputs);
+        let count = runs[first..].iter().take_while(fits).count().max(1);
+        let part = &runs[first..first + count];
+        let rows = start..part[count - 1].end;
+        let of_part = HeadShape { linear: LinearShape::new(rows.len(), inputs, outputs), ..shape };
+        let values = rows.start * inputs..rows.end * inputs;
+        let hidden = &hidden[values.clone()];
+        let (losses, targets) = (&mut losses[rows.clone()], &targets[rows]);
+        let mut gradient = gradient
+            .as_mut()
+            .map(|(scales, dhidden)| (&scales[first..first + count], &mut dhidden[values]));
+        if count == 1 {
+            let gradient =
+                gradient.map(|(scale, hidden)| HeadGradient { scale, hidden, head: None });
+            head_loss(losses, hidden, head, targets, gradient, of_part);
+        } else {
+            let part = part.iter().map(|run| run.start - start..run.end - start);
+            let part: Vec<Range<usize>> = part.collect();
+            chunk_of_runs(losses, hidden, head, targets, gradient.as_mut(), of_part, &part);
+        }
+        first += count;
+    }
+}
+
+/// One chunk, of several runs.
+fn chunk_of_runs(
+    losses: &mut [f32],
+    hidden: &[f32],
+    head: &[f32],
+    targets: &[u32],
+    gradient: Option<&mut (&[f32], &mut [f32])>,
+    HeadShape { linear, logits: rule }: HeadShape,
+    runs: &[Range<usize>],
+) {
+    let LinearShape { rows, outputs, .. } = linear;
+    SCRATCH.with_borrow_mut(|logits| {
+        logits.resize(logits.len().max(rows * outputs), 0.0);
+        let logits = &mut logits[..rows * outputs];
+        matmul::forward_of_runs(logits, hidden, head, Plus::NOTHING, linear, runs);
+        for (r, run) in runs.iter().enumerate().filter(|(_, run)| !run.is_empty()) {
+            let scale = gradient.as_ref().map(|(scales, _)| scales[r]);
+            let logits = &mut logits[run.start * outputs..run.end * outputs];
+            loss_rows(&mut losses[run.clone()], logits, &targets[run.clone()], scale, rule);
+        }
+        if let Some((_, dhidden)) = gradient {
+            matmul::backward_input_of_runs(dhidden, logits, head, linear, false, runs);
         }
     });
 }
@@ -256,6 +328,31 @@ mod tests {
         let gradient = HeadGradient { scale: &[0.5][..], hidden: &mut dhidden[..], head: None };
         head_loss(&mut losses, &hidden, &head, &[0, 2, 4, 1], Some(gradient), shape);
         assert_eq!(bits(&dhidden), bits(&expected));
+    }
+
+    #[test]
+    fn runs_end_to_end_get_the_bits_that_each_gets_alone() {
+        // Few rows and none, which share a chunk, and more than a chunk has.
+        let runs = [0..5, 5..5, 5..36, 36..336, 336..340, 340..352];
+        for (width, vocab) in [(9, 101), (600, 130), (40, 1000)] {
+            let (hidden, head) = (random(1, 352 * width), random(2, vocab * width));
+            let targets: Vec<u32> = (0..352).map(|i| (i * 7 % vocab) as u32).collect();
+            let scales: Vec<f32> = (1..=runs.len()).map(|r| 0.5 / r as f32).collect();
+            let shape = HeadShape { linear: LinearShape::new(352, width, vocab), logits: RULES[2] };
+            let (mut losses, mut dhidden) = (vec![f32::NAN; 352], vec![f32::NAN; 352 * width]);
+            let gradient = Some((&scales[..], &mut dhidden[..]));
+            head_loss_of_runs(&mut losses, &hidden, &head, &targets, gradient, shape, &runs);
+            for (run, scale) in runs.iter().zip(scales.chunks(1)) {
+                let values = run.start * width..run.end * width;
+                let linear = LinearShape { rows: run.len(), ..shape.linear };
+                let (mut own, mut down) = (vec![0.0; run.len()], vec![0.0; values.len()]);
+                let gradient = HeadGradient { scale, hidden: &mut down[..], head: None };
+                let (targets, shape) = (&targets[run.clone()], HeadShape { linear, ..shape });
+                head_loss(&mut own, &hidden[values.clone()], &head, targets, Some(gradient), shape);
+                assert_eq!(bits(&own), bits(&losses[run.clone()]), "{run:?}");
+                assert_eq!(bits(&down), bits(&dhidden[values]), "{run:?}");
+            }
+        }
     }
 
     #[test]

@@ -113,23 +113,79 @@ fn tile(rows: usize, columns: usize) -> (usize, usize) {
     (height, width)
 }
 
-/// Rows and columns of each tile of a result. Each of `runs` is cut as it would be alone, so that its
-/// rows do not depend on the others; tiles that meet the same columns of the weights are neighbours,
-/// so that those are read from memory once for all runs.
-fn tiles(runs: &[Range<usize>], columns: usize) -> Vec<[Range<usize>; 2]> {
-    let mut all = Vec::new();
+/// A part of a result that one task computes.
+#[derive(Clone)]
+struct Tile {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// How much of the depth a call takes.
+    depth: usize,
+}
+
+/// Depth that `gemm` sums at once in a small product; the sum goes to the result, and on from there.
+const SUMMED: usize = 512;
+/// A product of so few rows and columns is a small one.
+const SMALL: usize = 64;
+/// A smaller product has kernels of its own, which sum in another order.
+const TINY: usize = 256;
+/// Rows of a tile of several runs, at most.
+const JOINED: usize = 256;
+
+impl Tile {
+    fn is_small(&self) -> bool {
+        self.rows.len() <= SMALL && self.columns.len() <= SMALL
+    }
+
+    /// Whether `gemm` sums each of its elements by one rule: in large products by blocks that follow from
+    /// the depth alone, in small ones by blocks of [`SUMMED`].
+    fn is_regular(&self, depth: usize) -> bool {
+        let (height, width) = (self.rows.len(), self.columns.len());
+        // No block may be so short that it has a kernel of its own.
+        let blocks = depth > 2 && !(1..=2).contains(&(depth % SUMMED));
+        blocks && height > 1 && width > 1 && height * width > TINY
+    }
+}
+
+/// The tiles of a result. Each of `runs` is cut as it would be alone, so that its rows do not depend on
+/// the others. Then tiles of neighbouring runs over the same columns become one, where every element
+/// is still summed as it was: the weights are read and packed once for all of them.
+fn tiles(runs: &[Range<usize>], [columns, depth]: [usize; 2]) -> Vec<Tile> {
+    let mut all: Vec<Tile> = Vec::new();
     for run in runs {
         let (height, width) = tile(run.len().max(1), columns.max(1));
         for row in run.clone().step_by(height) {
             for column in (0..columns).step_by(width) {
-                all.push([row..run.end.min(row + height), column..columns.min(column + width)]);
+                let rows = row..run.end.min(row + height);
+                all.push(Tile { rows, columns: column..columns.min(column + width), depth });
             }
         }
     }
-    if runs.len() > 1 {
-        all.sort_by_key(|[_, columns]| columns.start);
+    if runs.len() < 2 {
+        return all;
     }
-    all
+    all.sort_by_key(|tile| tile.columns.start);
+    let mut joined: Vec<Tile> = Vec::new();
+    for tile in all {
+        let is_next = |last: &&mut Tile| {
+            let alike = tile.is_small() == (last.is_small() || last.depth < depth);
+            last.columns == tile.columns
+                && last.rows.end == tile.rows.start
+                && (last.rows.len() + tile.rows.len()) <= JOINED
+                && tile.is_regular(depth)
+                && last.is_regular(depth)
+                && (alike || depth <= SUMMED)
+        };
+        match joined.last_mut().filter(is_next) {
+            Some(last) => {
+                if tile.is_small() {
+                    last.depth = SUMMED.min(depth);
+                }
+                last.rows.end = tile.rows.end;
+            }
+            None => joined.push(tile),
+        }
+    }
+    joined
 }
 
 /// result `[rows, columns]` (+)= a · b, tile by tile, where `runs` are the rows; `prepare` may write
@@ -143,15 +199,19 @@ fn tiled(
     prepare: impl Fn(Range<usize>, Range<usize>, Shared) + Sync,
 ) {
     let rows = runs.last().map_or(0, |run| run.end);
-    let tiles = tiles(runs, columns);
+    let tiles = tiles(runs, [columns, depth]);
     let memory = Shared::new(&mut result[..rows * columns]);
     split::for_each(tiles.len(), rows * columns * depth / 16, |i| {
-        let [r, c] = tiles[i].clone();
+        let Tile { rows: r, columns: c, depth: step } = tiles[i].clone();
         prepare(r.clone(), c.clone(), memory);
         let start = r.start * columns + c.start;
         let target = Target { memory, start, row_stride: columns, rows: r.len(), columns: c.len() };
-        // SAFETY: tiles do not overlap.
-        unsafe { product(target, a.from(r.start, 0), b.from(0, c.start), depth, 1.0, accumulate) };
+        for k in (0..depth).step_by(step.max(1)) {
+            let (a, b) = (a.from(r.start, k), b.from(k, c.start));
+            let accumulate = accumulate || k > 0;
+            // SAFETY: tiles do not overlap.
+            unsafe { product(target, a, b, step.min(depth - k), 1.0, accumulate) };
+        }
     });
 }
 
@@ -583,29 +643,53 @@ mod tests {
 
     #[test]
     fn runs_end_to_end_get_the_bits_that_each_gets_alone() {
-        // One row, few rows, rows that are no whole tile, more than one tile; the depths are cut
-        // differently for small and for large products.
-        let runs = [0..1, 1..8, 8..108, 108..508, 508..538];
-        for (inputs, outputs) in [(48, 5), (700, 130), (37, 600)] {
-            let s = LinearShape::new(538, inputs, outputs);
-            let (x, w) = (random(1, s.rows * inputs), random(2, inputs * outputs));
-            let (dy, bias) = (random(3, s.rows * outputs), random(4, outputs));
-            let plus = Plus { bias: Some(&bias[..]), residual: Some(&dy[..]) };
-            let (mut y, mut dx) = (vec![0.0; s.rows * outputs], x.clone());
-            forward_of_runs(&mut y, &x, &w, plus, s, &runs);
-            backward_input_of_runs(&mut dx, &dy, &w, s, true, &runs);
-            for run in &runs {
-                let alone = LinearShape::new(run.len(), inputs, outputs);
-                let (ins, outs) =
-                    (run.start * inputs..run.end * inputs, run.start * outputs..run.end * outputs);
-                let plus = Plus { residual: Some(&dy[outs.clone()]), ..plus };
-                let (mut own_y, mut own_dx) = (vec![0.0; outs.len()], x[ins.clone()].to_vec());
-                forward(&mut own_y, &x[ins.clone()], &w, plus, alone);
-                backward_input(&mut own_dx, &dy[outs.clone()], &w, alone, true);
-                assert_eq!(bits(&own_y), bits(&y[outs]), "{run:?}");
-                assert_eq!(bits(&own_dx), bits(&dx[ins]), "{run:?}");
+        // One row, few rows, rows that are no whole tile, more than one tile.
+        let unlike = vec![0..1, 1..8, 8..108, 108..508, 508..538];
+        // Those whose tiles are joined, and one in between whose tiles are not.
+        let alike = vec![0..30, 30..62, 62..64, 64..92, 92..121, 121..150, 150..350, 350..538];
+        // The depths are cut differently for small and for large products, and their rests differ.
+        for (inputs, outputs) in
+            [(48, 5), (700, 130), (37, 600), (1025, 140), (514, 96), (1100, 1030), (1024, 140)]
+        {
+            for runs in [&unlike, &alike] {
+                check_runs(LinearShape::new(538, inputs, outputs), runs);
             }
         }
+    }
+
+    fn check_runs(s: LinearShape, runs: &[Range<usize>]) {
+        let LinearShape { inputs, outputs, .. } = s;
+        let (x, w) = (random(1, s.rows * inputs), random(2, inputs * outputs));
+        let (dy, bias) = (random(3, s.rows * outputs), random(4, outputs));
+        let plus = Plus { bias: Some(&bias[..]), residual: Some(&dy[..]) };
+        let (mut y, mut dx) = (vec![0.0; s.rows * outputs], x.clone());
+        forward_of_runs(&mut y, &x, &w, plus, s, runs);
+        backward_input_of_runs(&mut dx, &dy, &w, s, true, runs);
+        for run in runs {
+            let alone = LinearShape::new(run.len(), inputs, outputs);
+            let (ins, outs) =
+                (run.start * inputs..run.end * inputs, run.start * outputs..run.end * outputs);
+            let plus = Plus { residual: Some(&dy[outs.clone()]), ..plus };
+            let (mut own_y, mut own_dx) = (vec![0.0; outs.len()], x[ins.clone()].to_vec());
+            forward(&mut own_y, &x[ins.clone()], &w, plus, alone);
+            backward_input(&mut own_dx, &dy[outs.clone()], &w, alone, true);
+            assert_eq!(bits(&own_y), bits(&y[outs]), "{run:?} of {s:?}");
+            assert_eq!(bits(&own_dx), bits(&dx[ins]), "{run:?} of {s:?}");
+        }
+    }
+
+    #[test]
+    fn tiles_of_runs_alike_become_one() {
+        let runs = [0..30, 30..60, 60..90, 90..120];
+        let depth = 896;
+        let rows = |columns| -> Vec<_> {
+            tiles(&runs, [columns, depth]).into_iter().map(|tile| tile.rows).collect()
+        };
+        // Small products of 64 columns, large ones of 512.
+        assert_eq!(rows(896), vec![0..120; 14]);
+        assert_eq!(rows(4864), vec![0..120; 10]);
+        assert_eq!(tiles(&runs, [896, depth])[0].depth, SUMMED);
+        assert_eq!(tiles(&runs, [4864, depth])[0].depth, depth);
     }
 
     #[test]

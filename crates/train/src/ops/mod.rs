@@ -62,12 +62,26 @@ pub enum Kind {
     Statistic,
 }
 
+/// How the batches of several runs over the same weights come together for passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gathering {
+    /// Passes that are done at the same time.
+    pub at_once: usize,
+    /// Rows from which on a pass begins without the runs that are still to come.
+    pub enough: usize,
+}
+
+impl Gathering {
+    /// One pass at a time, for all.
+    pub const ALL: Self = Self { at_once: 1, enough: usize::MAX };
+}
+
 /// A set of operations over tensors in some memory.
 ///
 /// A tensor is a run of f32 values; it may be longer than an operation needs, and shapes come
 /// beside it. Operations run in the order in which they are called. Each is a pure function of its
 /// inputs, bit for bit, whatever the number of threads.
-pub trait Backend {
+pub trait Backend: Sync {
     /// Values.
     type Tensor: Send + Sync;
     /// u32 values: token ids, positions, starts of documents.
@@ -98,6 +112,16 @@ pub trait Backend {
     /// recordings are made.
     fn place(&self, _tensor: &Self::Tensor) -> u64 {
         0
+    }
+
+    /// How the batches of several runs over the same weights come together, where a layer has so many of them.
+    fn gathering(&self, _layer: usize) -> Gathering {
+        Gathering::ALL
+    }
+
+    /// Does `work` where many operations are best called from.
+    fn on_its_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        work()
     }
 
     /// `len` zeros.
@@ -435,6 +459,29 @@ pub trait Backend {
         gradient: Option<HeadGradient<'_, Self::Tensor>>,
         shape: HeadShape,
     );
+
+    /// The same of several runs over one head, which is not trained, the rows of each run as it has them alone;
+    /// `gradient` is the scale of each run and d hidden.
+    fn cross_entropy_of_runs(
+        &self,
+        losses: &mut Self::Tensor,
+        hidden: &Self::Tensor,
+        head: &Self::Tensor,
+        targets: &Self::Index,
+        mut gradient: Option<(&[&Self::Tensor], &mut Self::Tensor)>,
+        shape: HeadShape,
+        runs: &[Range<usize>],
+    ) {
+        for (r, run) in runs.iter().enumerate() {
+            let of_run = HeadShape { linear: shape.linear.part(run), ..shape };
+            let gradient = gradient.as_mut().map(|(scales, hidden)| HeadGradient {
+                scale: scales[r],
+                hidden: &mut **hidden,
+                head: None,
+            });
+            self.cross_entropy(losses, hidden, head, targets, gradient, of_run);
+        }
+    }
 
     /// Moments at zero, in just this form. `offload`: they stand in the host's memory and pass
     /// through the device's, if it has one of its own.
