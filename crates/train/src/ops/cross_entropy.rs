@@ -23,6 +23,15 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Calls `work` with room for so many logits, which the thread keeps.
+fn with_logits(len: usize, work: impl FnOnce(&mut [f32])) {
+    // Taken and not borrowed: while it waits for others, a thread may begin with another run's loss.
+    let mut logits = SCRATCH.take();
+    logits.resize(logits.len().max(len), 0.0);
+    work(&mut logits[..len]);
+    SCRATCH.set(logits);
+}
+
 /// Most rows of a chunk.
 fn most(vocab: usize) -> usize {
     (LOGITS / vocab).clamp(1, ROWS)
@@ -45,8 +54,7 @@ pub fn head_loss(
 ) {
     let HeadShape { linear: LinearShape { rows, inputs, outputs, .. }, logits: rule } = shape;
     let size = chunk(rows, outputs);
-    SCRATCH.with_borrow_mut(|logits| {
-        logits.resize(logits.len().max(size * outputs), 0.0);
+    with_logits(size * outputs, |logits| {
         for first in (0..rows).step_by(size) {
             let range = first..(first + size).min(rows);
             let shape = LinearShape::new(range.len(), inputs, outputs);
@@ -117,9 +125,7 @@ fn chunk_of_runs(
     runs: &[Range<usize>],
 ) {
     let LinearShape { rows, outputs, .. } = linear;
-    SCRATCH.with_borrow_mut(|logits| {
-        logits.resize(logits.len().max(rows * outputs), 0.0);
-        let logits = &mut logits[..rows * outputs];
+    with_logits(rows * outputs, |logits| {
         matmul::forward_of_runs(logits, hidden, head, Plus::NOTHING, linear, runs);
         for (r, run) in runs.iter().enumerate().filter(|(_, run)| !run.is_empty()) {
             let scale = gradient.as_ref().map(|(scales, _)| scales[r]);

@@ -34,6 +34,7 @@ mod split;
 mod stored;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tiles;
 
 pub use adamw::{AdamWStep, Update};
 pub use cpu::Cpu;
