@@ -33,6 +33,7 @@ test: build
 bench:
 	$(PYTHON) benches/ingest.py
 	$(PYTHON) benches/train.py
+	$(PYTHON) benches/grid.py
 	$(PYTHON) benches/load.py
 	$(PYTHON) benches/encode.py
 	$(PYTHON) benches/eval.py

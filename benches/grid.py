@@ -30,7 +30,7 @@ import common
 # What differs from shape to shape: the mixtures, the training and the validation.
 SHAPES = {
     "small": dict(english=200, n=[0, 25, 100, 400], seeds=10, validation=10, train="epochs = 1\nbatch_size = 16\n"),
-    "qwen": dict(english=0, n=[1, 2, 4, 8], seeds=2, validation=2, train="steps = 4\nbatch_size = 2\nvalidate_every = 4\n"),
+    "qwen": dict(english=16, n=[0, 4, 8, 16], seeds=2, validation=2, train="steps = 4\nbatch_size = 2\nvalidate_every = 4\n"),
 }
 LORA = "rank = 16\nalpha = 32\n"
 PIPELINE = """name = "grid"

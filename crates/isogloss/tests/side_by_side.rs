@@ -1,6 +1,7 @@
 //! A sweep of adapters over one base, trained side by side and one by one: the same bytes, and what happens to one run
 //! happens to it alone.
 
+#[expect(dead_code, reason = "the pipeline's tests use the rest of it")]
 mod common;
 
 use std::fs;

@@ -138,7 +138,8 @@ pub struct Trainings {
     pub seeds: Vec<u64>,
     /// With [train.lora]: up to this many runs over one base model are trained side by side; they share a copy of the
     /// base and, where batches are small, the passes through it, and count as one job. Each run's result is what it is
-    /// alone, bit for bit, and the settings' key does not change. Default: 8 on the processor, 1 on a card.
+    /// alone, bit for bit, and the settings' key does not change. Default: 4 on the processor, with
+    /// more threads up to 8; 1 on a card.
     pub side_by_side: Option<usize>,
 }
 

@@ -19,8 +19,9 @@ const ASKED: &[&str] = &["name", "prompt", "system", "max_items", "shots", "stri
 /// What of a task decides its scores.
 const SCORED: &[&str] = &["name", "metrics", "answer_prefix", "stop"];
 
-/// Adapters that are trained side by side where nothing else is asked for.
-const SIDE_BY_SIDE: usize = 8;
+/// Adapters that are trained side by side where nothing else is asked for: enough that small batches are one large
+/// one, and one for each of a few threads.
+const SIDE_BY_SIDE: std::ops::RangeInclusive<usize> = 4..=8;
 
 impl Pipeline {
     /// The training seeds.
@@ -39,7 +40,9 @@ impl Pipeline {
                 && self.train.ranks.is_none_or(|ranks| ranks == 1)
                 && self.train.device.unwrap_or_default().is_processor()
         };
-        let by_itself = || if shares() { SIDE_BY_SIDE } else { 1 };
+        let threads =
+            || rayon::current_num_threads().clamp(*SIDE_BY_SIDE.start(), *SIDE_BY_SIDE.end());
+        let by_itself = || if shares() { threads() } else { 1 };
         self.train.added.side_by_side.unwrap_or_else(by_itself)
     }
 
