@@ -41,7 +41,7 @@ impl<B: Backend> Pass<'_, B> {
                 let runs: Vec<_> = self.lanes.iter().map(|lane| lane.counted.clone()).collect();
                 let scales: Vec<_> = gradients.iter().map(|(scale, _)| *scale).collect();
                 let into = (!scales.is_empty()).then_some((&scales[..], dhidden));
-                ops.cross_entropy_of_runs(losses, hidden, weight, targets, into, shape, &runs);
+                ops.cross_entropy_of_runs(losses, hidden, weight, targets, into, (shape, &runs));
             }
         }
         let dnorm = match gradients {

@@ -347,8 +347,7 @@ impl Backend for Cpu {
         head: &Vec<f32>,
         targets: &Vec<u32>,
         gradient: Option<(&[&Vec<f32>], &mut Vec<f32>)>,
-        shape: HeadShape,
-        runs: &[Range<usize>],
+        (shape, runs): (HeadShape, &[Range<usize>]),
     ) {
         let scales = gradient.as_ref().map_or(&[][..], |(scales, _)| scales);
         let scales: Vec<f32> = scales.iter().map(|scale| scale[0]).collect();

@@ -470,8 +470,7 @@ pub trait Backend: Sync {
         head: &Self::Tensor,
         targets: &Self::Index,
         mut gradient: Option<(&[&Self::Tensor], &mut Self::Tensor)>,
-        shape: HeadShape,
-        runs: &[Range<usize>],
+        (shape, runs): (HeadShape, &[Range<usize>]),
     ) {
         for (r, run) in runs.iter().enumerate() {
             let of_run = HeadShape { linear: shape.linear.part(run), ..shape };

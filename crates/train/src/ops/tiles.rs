@@ -35,7 +35,7 @@ const SMALL: usize = 64;
 /// A smaller product has kernels of its own, which sum in another order.
 const TINY: usize = 256;
 /// Rows of a tile of several runs, at most.
-const JOINED: usize = 256;
+const JOINED: usize = 512;
 
 impl Tile {
     fn is_small(&self) -> bool {
