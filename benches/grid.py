@@ -1,6 +1,6 @@
 """What a grid of adapters over one base costs: a command for each run, and the grid in one command, turn by turn.
 
-    python benches/grid.py [--only small|qwen] [--rounds 3] [--threads 2] [--binary isogloss] [--ways NAME,...]
+    python benches/grid.py [--only small|qwen] [--batch N] [--rounds 3] [--threads 2] [--binary isogloss] [--ways NAME,...]
 
 Each way trains the same mixtures (synthetic word problems in three languages) and all have to write the same bytes:
 
@@ -8,8 +8,8 @@ Each way trains the same mixtures (synthetic word problems in three languages) a
     jobs       `isogloss run --jobs 2` with side_by_side = 1
     together   `isogloss run` as it is, which trains adapters side by side
 
-`small` is the shipped base of 1.2M parameters; `qwen` is the shape of Qwen2.5 0.5B with random weights in bf16, few
-examples and short steps: the low-resource end of a study. Data are made, mixed and in the page cache before the clock starts. CPU
+`small` is the shipped base of 1.2M parameters, `qwen` the shape of Qwen2.5 0.5B with random weights in bf16, four steps
+of few rows and two validations of six documents: the low-resource end of a study. Data are made, mixed and in the page cache before the clock starts. CPU
 seconds are those of the processes in user and system mode. Needs cargo, unless it is given binaries.
 """
 
@@ -29,8 +29,8 @@ import common
 
 # What differs from shape to shape: the mixtures, the training and the validation.
 SHAPES = {
-    "small": dict(english=200, n=[0, 25, 100, 400], seeds=10, validation=10, train="epochs = 1\nbatch_size = 16\n"),
-    "qwen": dict(english=16, n=[0, 4, 8, 16], seeds=2, validation=2, train="steps = 4\nbatch_size = 2\nvalidate_every = 4\n"),
+    "small": dict(english=200, n=[0, 25, 100, 400], seeds=10, validation=10, train="epochs = 1\nbatch_size = {batch}\n", batch=16),
+    "qwen": dict(english=16, n=[0, 4, 8, 16], seeds=2, validation=2, train="steps = 4\nbatch_size = {batch}\nvalidate_every = 4\n", batch=1),
 }
 LORA = "rank = 16\nalpha = 32\n"
 PIPELINE = """name = "grid"
@@ -72,17 +72,18 @@ def isogloss(binary, *arguments, cwd):
     return found.stdout
 
 
-def prepare(name, folder, binary, step):
+def prepare(name, folder, binary, step, batch):
     """A folder with the base, the pipeline files and the mixtures; the mixtures' files."""
     facts, base = SHAPES[name], folder / "base"
     shutil.copytree(common.ROOT / "pipelines" / "base", base)
     if name == "qwen":
         (base / "model.safetensors").unlink()
         subprocess.run([step, "--shape", "qwen", "--work", "save", "--model", base, "--dtype", "bf16"], check=True)
-    facts = facts | dict(seeds=list(range(1, facts["seeds"] + 1)), lora=LORA)
+    train = facts["train"].format(batch=batch or facts["batch"])
+    facts = facts | dict(seeds=list(range(1, facts["seeds"] + 1)), lora=LORA, train=train)
     (folder / "together.toml").write_text(PIPELINE.format(more="", **facts))
     (folder / "jobs.toml").write_text(PIPELINE.format(more="side_by_side = 1\n", **facts))
-    (folder / "train.toml").write_text(f"learning_rate = 1e-3\ndevice = \"cpu\"\n{facts['train']}[lora]\n{LORA}")
+    (folder / "train.toml").write_text(f"learning_rate = 1e-3\ndevice = \"cpu\"\n{train}[lora]\n{LORA}")
     for stage in ("synth", "ingest", "mix"):
         isogloss(binary, "run", "together.toml", "--only", stage, cwd=folder)
     mix = folder / isogloss(binary, "path", "together.toml", "mix", cwd=folder).strip()
@@ -117,6 +118,7 @@ def measure(way, folder, mixtures, validation, binary, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=SHAPES)
+    parser.add_argument("--batch", type=int, help="documents of a step, in place of the shape's")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--binary", help="a built isogloss, so as not to build it")
@@ -132,7 +134,7 @@ def main():
             continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            mixtures, validation = prepare(name, folder, binary, step)
+            mixtures, validation = prepare(name, folder, binary, step, options.batch)
             found = {way: [] for way in ways}
             for _ in range(options.rounds):
                 for way in ways:
