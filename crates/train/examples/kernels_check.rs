@@ -48,6 +48,9 @@ fn check(
             continue;
         };
         println!("{kernel:<32} {architecture:<8} {:>9} {budget:>6}", report.registers);
+        if let Err(fault) = file.check_registers(kernel, report.registers as i32) {
+            faults.push(fault.to_string());
+        }
         if report.registers > *budget || report.stack + report.spills > 0 {
             faults.push(format!(
                 "{kernel} for {architecture}: {} registers (budget {budget}), {} bytes of stack, {} bytes spilled",

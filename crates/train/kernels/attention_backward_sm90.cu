@@ -55,13 +55,15 @@ struct KeysLayout {
     static constexpr u32 full_kv = sums + stages * 2 * queries * 4;
     static constexpr u32 full = full_kv + 8;
     static constexpr u32 empty = full + 8 * stages;
-    static constexpr u32 bytes = empty + 8 * stages;
+    static constexpr u32 mending = empty + 8 * stages;
+    static constexpr u32 bytes = mending + 8;
 };
 
 /// Brings one step's queries, gradients of the output, log sums and deltas; a warp's work.
 template <class Layout>
 DEVICE void load_step(u32 base, const TensorMap& queries, const TensorMap& douts, const f32* log_sums,
-                      const f32* delta, const AttentionTask& task, i32 step, i32 head, i32 row, i32 end) {
+                      const f32* delta, const AttentionTask& task, Mending& mending, i32 step, i32 head,
+                      i32 row, i32 end) {
     i32 s = step % Layout::stages;
     u32 phase = u32(step / Layout::stages) & 1u;
     mbarrier_wait(base + Layout::empty + 8 * s, phase ^ 1);
@@ -75,14 +77,17 @@ DEVICE void load_step(u32 base, const TensorMap& queries, const TensorMap& douts
         store_shared_u32(sums + (Layout::queries + at) * 4, f32_to_bits(inside ? delta[from] : 0.0f));
     }
     __syncwarp();
-    if (lane_id() == 0) {
-        u32 full = base + Layout::full + 8 * s;
-        mbarrier_expect(full, 2 * Layout::q_bytes);
-        load_head<Layout::panels, Layout::queries>(base + Layout::q + s * Layout::q_bytes, queries, full, head,
-                                                   row);
-        load_head<Layout::panels, Layout::queries>(base + Layout::dout + s * Layout::q_bytes, douts, full,
-                                                   head, row);
-    }
+    u32 q = base + Layout::q + s * Layout::q_bytes, dout = base + Layout::dout + s * Layout::q_bytes;
+    load_document<Layout::queries>(
+        base + Layout::full + 8 * s, mending, 2 * Layout::q_bytes, row, end, task.rows,
+        [&](u32 barrier) {
+            load_head<Layout::panels, Layout::queries>(q, queries, barrier, head, row);
+            load_head<Layout::panels, Layout::queries>(dout, douts, barrier, head, row);
+        },
+        [&](i32 from) {
+            clear_rows<Layout::panels, Layout::queries>(q, from);
+            clear_rows<Layout::panels, Layout::queries>(dout, from);
+        });
 }
 
 /// A computing warpgroup's work: dv, dk or both of the 64 keys from 64 · `part` of the tile on.
@@ -202,6 +207,7 @@ DEVICE void compute_kv(u32 base, const AttentionTask& task, const AttentionTile&
         wgmma_wait<0>();
         hold();
         if constexpr (for_k) wgmma_hold(ds);
+        __syncwarp();  // all lanes have read the sums that stand beside the stage
         if (lane_id() == 0) mbarrier_arrive(base + Layout::empty + 8 * stage(step));
     }
     operands(last);
@@ -230,6 +236,7 @@ DEVICE void backward_kv(const TensorMap& queries, const TensorMap& keys, const T
 
     if (threadIdx.x == 0) {
         mbarrier_init(base + Layout::full_kv, 1);
+        mbarrier_init(base + Layout::mending, 1);
         for (i32 s = 0; s < Layout::stages; ++s) {
             mbarrier_init(base + Layout::full + 8 * s, 1);
             mbarrier_init(base + Layout::empty + 8 * s, 8);
@@ -248,8 +255,9 @@ DEVICE void backward_kv(const TensorMap& queries, const TensorMap& keys, const T
                 load_head<Layout::panels, BKV>(base + Layout::v, keys, base + Layout::full_kv,
                                                task.heads + task.key_values + kv_head, tile.row);
             }
+            Mending mending{base + Layout::mending, 0};
             for (i32 step = 0; step < members * steps; ++step)
-                load_step<Layout>(base, queries, douts, log_sums, delta, task, step,
+                load_step<Layout>(base, queries, douts, log_sums, delta, task, mending, step,
                                   kv_head * members + step / steps,
                                   tile.row + step % steps * Layout::queries, tile.end);
         }
@@ -281,7 +289,8 @@ struct QueriesLayout {
     static constexpr u32 full_q = v + stages * kv_bytes;
     static constexpr u32 full = full_q + 8;
     static constexpr u32 empty = full + 8 * stages;
-    static constexpr u32 bytes = empty + 8 * stages;
+    static constexpr u32 mending = empty + 8 * stages;
+    static constexpr u32 bytes = mending + 8;
 };
 
 template <i32 D, bool capped>
@@ -301,6 +310,7 @@ DEVICE void backward_q(const TensorMap& queries, const TensorMap& keys, const Te
 
     if (threadIdx.x == 0) {
         mbarrier_init(base + Layout::full_q, 1);
+        mbarrier_init(base + Layout::mending, 1);
         for (i32 s = 0; s < Layout::stages; ++s) {
             mbarrier_init(base + Layout::full + 8 * s, 1);
             mbarrier_init(base + Layout::empty + 8 * s, 8);
@@ -311,19 +321,29 @@ DEVICE void backward_q(const TensorMap& queries, const TensorMap& keys, const Te
 
     if (group == 0) {
         registers_give<24>();
-        if (threadIdx.x == 0) {
-            mbarrier_expect(base + Layout::full_q, 2 * Layout::q_bytes);
-            load_head<Layout::panels, BQ>(base, queries, base + Layout::full_q, head, tile.row);
-            load_head<Layout::panels, BQ>(base + Layout::dout, douts, base + Layout::full_q, head, tile.row);
+        if (warp_id() == 0) {
+            if (lane_id() == 0) {
+                mbarrier_expect(base + Layout::full_q, 2 * Layout::q_bytes);
+                load_head<Layout::panels, BQ>(base, queries, base + Layout::full_q, head, tile.row);
+                load_head<Layout::panels, BQ>(base + Layout::dout, douts, base + Layout::full_q, head,
+                                              tile.row);
+            }
+            Mending mending{base + Layout::mending, 0};
             for (i32 step = 0; step < steps; ++step) {
-                i32 s = step % Layout::stages;
-                u32 full = base + Layout::full + 8 * s;
+                i32 s = step % Layout::stages, key = first + step * K;
                 mbarrier_wait(base + Layout::empty + 8 * s, (u32(step / Layout::stages) & 1u) ^ 1u);
-                mbarrier_expect(full, 2 * Layout::kv_bytes);
-                load_head<Layout::panels, K>(base + Layout::k + s * Layout::kv_bytes, keys, full,
-                                             task.heads + kv_head, first + step * K);
-                load_head<Layout::panels, K>(base + Layout::v + s * Layout::kv_bytes, keys, full,
-                                             task.heads + task.key_values + kv_head, first + step * K);
+                u32 k = base + Layout::k + s * Layout::kv_bytes, v = base + Layout::v + s * Layout::kv_bytes;
+                load_document<K>(
+                    base + Layout::full + 8 * s, mending, 2 * Layout::kv_bytes, key, tile.end, task.rows,
+                    [&](u32 barrier) {
+                        load_head<Layout::panels, K>(k, keys, barrier, task.heads + kv_head, key);
+                        load_head<Layout::panels, K>(v, keys, barrier,
+                                                     task.heads + task.key_values + kv_head, key);
+                    },
+                    [&](i32 from) {
+                        clear_rows<Layout::panels, K>(k, from);
+                        clear_rows<Layout::panels, K>(v, from);
+                    });
             }
         }
         return;

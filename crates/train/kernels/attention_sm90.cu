@@ -28,7 +28,8 @@ struct ForwardLayout {
     static constexpr u32 full_v = full_k + 16;
     static constexpr u32 empty_k = full_v + 16;
     static constexpr u32 empty_v = empty_k + 16;
-    static constexpr u32 bytes = empty_v + 16;
+    static constexpr u32 mending = empty_v + 16;
+    static constexpr u32 bytes = mending + 8;
 };
 
 /// One row pair's running maximum and sum.
@@ -98,6 +99,7 @@ DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, c
 
     if (threadIdx.x == 0) {
         mbarrier_init(base + Layout::full_q, 1);
+        mbarrier_init(base + Layout::mending, 1);
         for (i32 s = 0; s < 2; ++s) {
             mbarrier_init(base + Layout::full_k + 8 * s, 1);
             mbarrier_init(base + Layout::full_v + 8 * s, 1);
@@ -110,22 +112,31 @@ DEVICE void attention_forward(const TensorMap& queries, const TensorMap& keys, c
 
     if (group == 0) {
         registers_give<24>();
-        if (threadIdx.x == 0) {
-            mbarrier_expect(base + Layout::full_q, Layout::q_bytes);
-            load_head<Layout::panels, BQ>(base, queries, base + Layout::full_q, head, tile.row);
+        if (warp_id() == 0) {
+            if (lane_id() == 0) {
+                mbarrier_expect(base + Layout::full_q, Layout::q_bytes);
+                load_head<Layout::panels, BQ>(base, queries, base + Layout::full_q, head, tile.row);
+            }
+            Mending mending{base + Layout::mending, 0};
             // From the last keys to the first: the tiles that need a mask come first.
             for (i32 step = 0; step < steps; ++step) {
                 i32 key = first + (steps - 1 - step) * BKV, s = step % 2;
                 u32 phase = u32(step / 2) & 1u;
                 mbarrier_wait(base + Layout::empty_k + 8 * s, phase ^ 1);
-                mbarrier_expect(base + Layout::full_k + 8 * s, Layout::kv_bytes);
-                load_head<Layout::panels, BKV>(base + Layout::k + s * Layout::kv_bytes, keys,
-                                               base + Layout::full_k + 8 * s, task.heads + kv_head, key);
+                if (lane_id() == 0) {
+                    mbarrier_expect(base + Layout::full_k + 8 * s, Layout::kv_bytes);
+                    load_head<Layout::panels, BKV>(base + Layout::k + s * Layout::kv_bytes, keys,
+                                                   base + Layout::full_k + 8 * s, task.heads + kv_head, key);
+                }
                 mbarrier_wait(base + Layout::empty_v + 8 * s, phase ^ 1);
-                mbarrier_expect(base + Layout::full_v + 8 * s, Layout::kv_bytes);
-                load_head<Layout::panels, BKV>(base + Layout::v + s * Layout::kv_bytes, keys,
-                                               base + Layout::full_v + 8 * s,
-                                               task.heads + task.key_values + kv_head, key);
+                u32 v = base + Layout::v + s * Layout::kv_bytes;
+                load_document<BKV>(
+                    base + Layout::full_v + 8 * s, mending, Layout::kv_bytes, key, tile.end, task.rows,
+                    [&](u32 barrier) {
+                        load_head<Layout::panels, BKV>(v, keys, barrier,
+                                                       task.heads + task.key_values + kv_head, key);
+                    },
+                    [&](i32 from) { clear_rows<Layout::panels, BKV>(v, from); });
             }
         }
         return;

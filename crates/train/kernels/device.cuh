@@ -150,6 +150,10 @@ DEVICE u32 shared_address(const void* pointer) {
 DEVICE void store_shared_u32(u32 shared, u32 value) {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared), "r"(value) : "memory");
 }
+/// Sixteen bytes of zeros.
+DEVICE void clear_shared_16(u32 shared) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(shared), "r"(0u) : "memory");
+}
 DEVICE u32 load_shared_u32(u32 shared) {
     u32 value;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared) : "memory");

@@ -1,7 +1,8 @@
 // A multiprocessor in plain C++: what each instruction of device.cuh and hopper.cuh does, so that
 // the kernels run on any host, thread for thread, and are tested without a card. It is strict where
 // the card is treacherous: asynchronous work happens as late as the program's waits allow, threads
-// run in an order drawn anew at every step, misaligned addresses and deadlocks end the run with the
+// run in an order drawn anew at every step, and misaligned addresses, deadlocks, fences that are missing
+// between ordinary and asynchronous work, and registers that nobody has given end the run with the
 // kernel's name. It is no model of speed.
 //
 // One block runs at a time; its threads are fibers on one host thread.
@@ -32,7 +33,9 @@
     extern "C" void name(__VA_ARGS__);                               \
     static const emulate::Registered registered_##name(#name, name); \
     extern "C" void name(__VA_ARGS__)
-#define KERNEL_BOUNDS(name, threads, blocks, ...) KERNEL(name, __VA_ARGS__)
+#define KERNEL_BOUNDS(name, threads, blocks, ...)                           \
+    static const emulate::Bounded bounded_##name(#name, threads);            \
+    KERNEL(name, __VA_ARGS__)
 #define GRID_CONSTANT const
 #define DYNAMIC_SHARED(name) u8* const name = emulate::shared_memory()
 
@@ -73,6 +76,11 @@ struct Thread {
     // wgmma: how many products were issued, and how many each committed group reaches.
     size_t products = 0;
     std::vector<size_t> product_groups;
+    // Whether wgmma_fence came since registers of products were last the program's.
+    bool fenced = false;
+    // Words of shared memory that it wrote and did not fence; whether it set up barriers and did not.
+    std::vector<u32> unfenced;
+    bool unfenced_barriers = false;
 };
 
 /// Threads that do something together: values in, values out, two rounds kept apart.
@@ -98,6 +106,11 @@ struct Block {
     u32 shared_bytes = 0;
     std::vector<Meeting> warps;
     std::vector<std::deque<Product>> warpgroups;
+    std::vector<u32> registers;  // of a thread of each warp
+    u32 free_registers = 0;
+    // By word of shared memory: one more than the thread whose ordinary write asynchronous work must not
+    // meet yet, or 0.
+    std::vector<u16> unfenced;
     Barrier barriers[16];
     std::vector<std::function<void()>> engine;  // copies under way
     u64 progress = 0;
@@ -143,11 +156,22 @@ void wait_until(Condition condition) {
 }
 
 // Kernels by name, with their arguments as the driver passes them: pointers to each.
-using Call = std::function<void(void**)>;
-inline std::map<std::string, Call>& kernels() {
-    static std::map<std::string, Call> all;
+struct Kernel {
+    std::function<void(void**)> call;
+    std::vector<u32> sizes;
+};
+inline std::map<std::string, Kernel>& kernels() {
+    static std::map<std::string, Kernel> all;
     return all;
 }
+/// The most threads of a block, of kernels that are compiled for so many.
+inline std::map<std::string, u32>& bounds() {
+    static std::map<std::string, u32> all;
+    return all;
+}
+struct Bounded {
+    Bounded(const char* name, u32 threads) { bounds()[name] = threads; }
+};
 template <class... A, size_t... I>
 void call(void (*f)(A...), void** arguments, std::index_sequence<I...>) {
     f(*static_cast<std::remove_const_t<A>*>(arguments[I])...);
@@ -155,9 +179,10 @@ void call(void (*f)(A...), void** arguments, std::index_sequence<I...>) {
 struct Registered {
     template <class... A>
     Registered(const char* name, void (*f)(A...)) {
-        kernels()[name] = [f](void** arguments) {
-            call(f, arguments, std::index_sequence_for<A...>{});
-        };
+        kernels()[name] = {[f](void** arguments) {
+                               call(f, arguments, std::index_sequence_for<A...>{});
+                           },
+                           {u32(sizeof(A))...}};
     }
 };
 
@@ -170,6 +195,8 @@ inline void enter() {
     if (!t->open_stores.empty()) fault("ends with stores that were not committed");
     if (t->product_groups.empty() ? t->products > 0 : t->product_groups.back() < t->products)
         fault("ends with products that were not committed");
+    for (auto& product : b->warpgroups[t->flat / 128])
+        if (product.d[t->flat % 128] != nullptr && !product.done) fault("ends with products under way");
     t->done = true;
     ++b->progress;
     switch_fiber(t->fiber, b->scheduler);
@@ -185,7 +212,15 @@ inline void run_block(Block& b) {
         t->open_stores.clear();
         t->products = 0;
         t->product_groups.clear();
+        t->fenced = false;
+        t->unfenced.clear();
+        t->unfenced_barriers = false;
     }
+    // What a thread has where the compiler shares all out, in eights.
+    u32 each = std::min<u32>(65536 / u32(b.threads.size()) / 8 * 8, 255);
+    for (auto& registers : b.registers) registers = each;
+    b.free_registers = 0;
+    std::fill(b.unfenced.begin(), b.unfenced.end(), u16(0));
     u32* words = reinterpret_cast<u32*>(b.shared);
     for (u32 i = 0; i < SHARED_BYTES / 4; ++i) words[i] = POISON;
     for (auto& w : b.warps) w = Meeting{};
@@ -238,6 +273,8 @@ inline void launch(const char* kernel, Dim3 grid, Dim3 size, u32 shared_bytes, v
             slot->threads.back()->stack.resize(128 * 1024);
         }
         slot->warps.resize((count + 31) / 32);
+        slot->registers.resize((count + 31) / 32);
+        slot->unfenced.resize(SHARED_BYTES / 4);
         slot->warpgroups.resize((count + 127) / 128);
     }
     Block& b = *slot;
@@ -250,7 +287,7 @@ inline void launch(const char* kernel, Dim3 grid, Dim3 size, u32 shared_bytes, v
         b.threads[i]->flat = i;
         b.threads[i]->index = {i % size.x, i / size.x % size.y, i / size.x / size.y};
     }
-    b.body = [&] { found->second(arguments); };
+    b.body = [&] { found->second.call(arguments); };
     for (b.index.z = 0; b.index.z < grid.z; ++b.index.z)
         for (b.index.y = 0; b.index.y < grid.y; ++b.index.y)
             for (b.index.x = 0; b.index.x < grid.x; ++b.index.x) run_block(b);
@@ -313,6 +350,8 @@ inline u8* shared_at(u32 address, u32 bytes, u32 alignment) {
 
 inline void sync_at(u32 id, u32 threads, bool wait) {
     if (id > 15) fault("barrier " + std::to_string(id) + ": there are 16");
+    if (id > 0 && (threads % 32 != 0 || threads > block()->threads.size()))
+        fault("barrier " + std::to_string(id) + " for " + std::to_string(threads) + " threads");
     Barrier& barrier = block()->barriers[id];
     u64 round = barrier.round;
     ++block()->progress;
@@ -427,6 +466,13 @@ inline u32 shared_address(const void* pointer) {
 
 inline void store_shared_u32(u32 shared, u32 value) {
     std::memcpy(emulate::shared_at(shared, 4, 4), &value, 4);
+    emulate::Block* b = emulate::block();
+    b->unfenced[shared / 4] = u16(b->current->flat + 1);
+    b->current->unfenced.push_back(shared / 4);
+}
+inline void clear_shared_16(u32 shared) {
+    emulate::shared_at(shared, 16, 16);
+    for (u32 i = 0; i < 4; ++i) store_shared_u32(shared + 4 * i, 0);
 }
 inline u32 load_shared_u32(u32 shared) {
     u32 value;

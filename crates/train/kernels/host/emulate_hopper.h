@@ -40,6 +40,15 @@ inline void add_bytes(Phase* p, i32 bytes) {
     p->bytes_and_phase += bytes * 2;
 }
 
+/// Ends the run where asynchronous work meets an ordinary write that was not fenced.
+inline void expect_fenced(u32 shared, u32 bytes, const char* who) {
+    Block* b = block();
+    for (u32 word = shared / 4; word < (shared + bytes + 3) / 4; ++word)
+        if (b->unfenced[word] != 0)
+            fault(std::string(who) + " meets what thread " + std::to_string(b->unfenced[word] - 1) +
+                  " wrote to shared memory and did not fence");
+}
+
 /// Calls `each(offset in the tile, address in the tensor or null where outside)` by element.
 template <class Each>
 void box(const Tensor& t, const i32 (&at)[3], Each each) {
@@ -74,7 +83,10 @@ inline void tensor_load(u32 shared, const TensorMap& map, u32 barrier, i32 x, i3
     shared_at(shared, box_bytes(t), t.swizzle_bytes ? 1024 : 128);
     phase_at(barrier);
     Block* b = block();
+    for (auto& thread : b->threads)
+        if (thread->unfenced_barriers) fault("a copy by a barrier that was set up and not fenced");
     b->engine.push_back([=] {
+        expect_fenced(shared, box_bytes(t), "a copy");
         box(t, {x, y, z}, [&](u32 offset, u8* from) {
             u8* to = b->shared + swizzled(t, shared + offset);
             if (from)
@@ -101,6 +113,7 @@ inline u32 operand_address(u64 descriptor, i32 mn_major, u32 mn, u32 k) {
 }
 
 inline f32 shared_bf16(u32 address) {
+    expect_fenced(address, 2, "a product");
     u16 bits;
     std::memcpy(&bits, shared_at(address, 2, 2), 2);
     u32 wide = u32(bits) << 16;
@@ -137,6 +150,7 @@ inline void issue(f32* d, i32 width, const std::array<u32, 4>* registers, u64 a,
                   i32 b_mn, i32 accumulate) {
     Block* block_ = block();
     Thread* t = block_->current;
+    if (!t->fenced) fault("a product of registers that were not fenced");
     auto& products = block_->warpgroups[t->flat / 128];
     if (t->products == products.size()) {
         Product fresh;
@@ -165,8 +179,9 @@ inline void issue(f32* d, i32 width, const std::array<u32, 4>* registers, u64 a,
 
 inline void mbarrier_init(u32 barrier, u32 arrivals) {
     *emulate::phase_at(barrier) = emulate::Phase{u16(arrivals), u16(arrivals), 0};
+    emulate::block()->current->unfenced_barriers = true;
 }
-inline void mbarrier_fence() {}
+inline void mbarrier_fence() { emulate::block()->current->unfenced_barriers = false; }
 inline void mbarrier_arrive(u32 barrier) {
     emulate::Phase* p = emulate::phase_at(barrier);
     if (p->pending == 0) emulate::fault("more arrivals at a barrier than it expects");
@@ -174,6 +189,7 @@ inline void mbarrier_arrive(u32 barrier) {
     emulate::complete(p);
 }
 inline void mbarrier_expect(u32 barrier, u32 bytes) {
+    if (bytes % 16 != 0 || bytes >= 1u << 20) emulate::fault("a barrier for " + std::to_string(bytes) + " bytes");
     emulate::add_bytes(emulate::phase_at(barrier), i32(bytes));
     mbarrier_arrive(barrier);
 }
@@ -193,6 +209,7 @@ inline void tensor_store_2d(const TensorMap& map, u32 shared, i32 x, i32 y) {
     emulate::Tensor t;
     std::memcpy(&t, &map, sizeof t);
     emulate::shared_at(shared, emulate::box_bytes(t), t.swizzle_bytes ? 1024 : 128);
+    emulate::expect_fenced(shared, emulate::box_bytes(t), "a copy");
     emulate::Block* b = emulate::block();
     b->current->open_stores.push_back([=] {
         emulate::box(t, {x, y, 0}, [&](u32 offset, u8* to) {
@@ -217,13 +234,42 @@ template <i32 left>
 void tensor_store_wait_read() {
     tensor_store_wait<left>();
 }
-inline void shared_fence() {}
-template <i32 count>
-void registers_give() {}
-template <i32 count>
-void registers_take() {}
+inline void shared_fence() {
+    emulate::Block* b = emulate::block();
+    for (u32 word : b->current->unfenced)
+        if (b->unfenced[word] == b->current->flat + 1) b->unfenced[word] = 0;
+    b->current->unfenced.clear();
+}
 
-inline void wgmma_fence() {}
+namespace emulate {
+/// A warp's registers become `count` a thread; those beyond come from the block's, or go there. The
+/// instruction is a warpgroup's, but each of its warps waits for itself.
+inline void share_registers(u32 count, bool takes) {
+    if (count % 8 != 0 || count < 24 || count > 256) fault(std::to_string(count) + " registers");
+    __syncwarp();
+    Block* b = block();
+    if (b->current->flat % 32 == 0) {
+        u32& now = b->registers[b->current->flat / 32];
+        if (takes ? count < now : count > now)
+            fault("from " + std::to_string(now) + " registers to " + std::to_string(count));
+        if (takes) wait_until([&] { return b->free_registers >= (count - now) * 32; });
+        b->free_registers += (now - count) * 32;  // modulo 2^32 where it takes
+        now = count;
+    }
+    __syncwarp();
+}
+}  // namespace emulate
+
+template <i32 count>
+void registers_give() {
+    emulate::share_registers(count, false);
+}
+template <i32 count>
+void registers_take() {
+    emulate::share_registers(count, true);
+}
+
+inline void wgmma_fence() { emulate::block()->current->fenced = true; }
 inline void wgmma_commit() {
     emulate::Thread* t = emulate::block()->current;
     t->product_groups.push_back(t->products);
@@ -232,6 +278,7 @@ template <i32 left>
 void wgmma_wait() {
     emulate::Block* b = emulate::block();
     emulate::Thread* t = b->current;
+    t->fenced = false;
     if (t->product_groups.size() <= size_t(left)) return;
     size_t until = t->product_groups[t->product_groups.size() - 1 - left];
     auto& products = b->warpgroups[t->flat / 128];

@@ -19,10 +19,15 @@
 #include "../rope.cu"
 #include "../sample.cu"
 
-/// Runs a kernel to its end. 0, or 1 where no kernel has that name.
+/// Runs a kernel to its end. 0; or 1 where no kernel has that name, 2 where it declares arguments of other
+/// sizes, 3 where it is compiled for fewer threads.
 extern "C" int emulate_launch(const char* kernel, const u32* grid, const u32* block, u32 shared_bytes,
-                              void** arguments) {
-    if (emulate::kernels().count(kernel) == 0) return 1;
+                              void** arguments, const u32* sizes, u32 count) {
+    auto found = emulate::kernels().find(kernel);
+    if (found == emulate::kernels().end()) return 1;
+    if (found->second.sizes != std::vector<u32>(sizes, sizes + count)) return 2;
+    auto bound = emulate::bounds().find(kernel);
+    if (bound != emulate::bounds().end() && block[0] * block[1] * block[2] > bound->second) return 3;
     emulate::launch(kernel, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes,
                     arguments);
     return 0;

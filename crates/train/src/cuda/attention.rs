@@ -270,10 +270,10 @@ impl Attention<'_> {
         // KeysLayout and QueriesLayout in attention_backward_sm90.cu.
         let (keys, stages) = if size == 256 { (64, 2) } else { (128, 3) };
         let of_stage = 2 * 64 * size * 2 + 2 * 64 * 4 + 2 * 8;
-        let shared = 2 * keys * size * 2 + stages * of_stage + 8;
+        let shared = 2 * keys * size * 2 + stages * of_stage + 2 * 8;
         launch("attention_backward_kv", [64, keys], keys, true, heads.key_values, shared)?;
         let (keys, stages) = (if size == 64 { 128 } else { 64 }, if size == 256 { 1 } else { 3 });
-        let shared = 2 * 128 * size * 2 + stages * (2 * keys * size * 2 + 2 * 8) + 8;
+        let shared = 2 * 128 * size * 2 + stages * (2 * keys * size * 2 + 2 * 8) + 2 * 8;
         launch("attention_backward_q", [128, keys], 128, false, heads.queries, shared)
     }
 }

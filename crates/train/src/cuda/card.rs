@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use artifact::error::user;
@@ -28,6 +29,8 @@ pub struct Card {
     load: sys::CUstream,
     store: sys::CUstream,
     modules: Mutex<Modules>,
+    /// Whether work is being written down, not done.
+    records: AtomicBool,
 }
 
 /// A point in a card's work; see [`Card::mark`].
@@ -103,8 +106,19 @@ impl Card {
             free: free as u64,
         };
         let architecture = architecture(capability)?;
-        let modules = Mutex::default();
-        Ok(Self { facts, capability, architecture, shared, context, stream, load, store, modules })
+        let (modules, records) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self {
+            facts,
+            capability,
+            architecture,
+            shared,
+            context,
+            stream,
+            load,
+            store,
+            modules,
+            records,
+        })
     }
 
     /// Makes the context this thread's.
@@ -123,10 +137,17 @@ impl Card {
         let module = match modules.by_file.get(file.name) {
             Some(&module) => module,
             None => {
-                let cubin = Nvrtc::get()?.cubin(file, &self.architecture)?;
+                let nvrtc = Nvrtc::get()?;
+                let cubin = nvrtc.cubin(file, &self.architecture)?;
                 // SAFETY: a whole cubin, which the driver copies.
                 let module = unsafe { result::module::load_data(cubin.as_ptr().cast()) }
-                    .with_context(|| format!("loading {} for {}", file.name, self.architecture))?;
+                    .with_context(|| {
+                        let (major, minor) = nvrtc.version;
+                        format!(
+                            "loading {} for {}; NVRTC {major}.{minor} compiled it, and a driver of an earlier CUDA may not take that (ISOGLOSS_NVRTC names another)",
+                            file.name, self.architecture
+                        )
+                    })?;
                 modules.by_file.insert(file.name, module);
                 module
             }
@@ -146,6 +167,11 @@ impl Card {
                 Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 self.shared - fixed,
             )?;
+            let registers = result::function::get_function_attribute(
+                function,
+                Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS,
+            )?;
+            file.check_registers(kernel, registers)?;
         }
         modules.functions.insert(kernel.to_owned(), function);
         Ok(function)
@@ -189,6 +215,12 @@ impl Card {
         }
     }
 
+    /// A recording would keep the host's address and read there, or write, at each run.
+    fn refuse_in_recording(&self, what: &str) -> Result<()> {
+        ensure!(!self.records.load(Ordering::Relaxed), "{what} in a recording");
+        Ok(())
+    }
+
     fn handle(&self, stream: Stream) -> sys::CUstream {
         match stream {
             Stream::Compute => self.stream,
@@ -228,12 +260,17 @@ impl Driver for Card {
     }
 
     fn copy_in(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.refuse_in_recording("a copy from the host")?;
         self.enter()?;
         // SAFETY: the caller owns the range. The driver has read pageable memory when this returns.
         Ok(unsafe { result::memcpy_htod_async(to, bytes, self.stream) }?)
     }
 
     fn copy_out(&self, bytes: &mut [u8], from: Address) -> Result<()> {
+        self.refuse_in_recording("a copy to the host")?;
         self.enter()?;
         // SAFETY: the caller owns the range, and the wait makes the copy whole.
         unsafe {
@@ -243,18 +280,27 @@ impl Driver for Card {
     }
 
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.enter()?;
         // SAFETY: the caller owns the ranges.
         Ok(unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }?)
     }
 
     fn zero(&self, at: Address, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.enter()?;
         // SAFETY: the caller owns the range.
         Ok(unsafe { result::memset_d8_async(at, 0, bytes, self.stream) }?)
     }
 
     fn launch(&self, kernel: &str, grid: Grid, mut arguments: Arguments) -> Result<()> {
+        if grid.is_empty() {
+            return Ok(());
+        }
         self.enter()?;
         let function = self.function(kernel)?;
         let [x, y, z] = grid.blocks;
@@ -383,10 +429,13 @@ impl Driver for Card {
         // What this thread may not do while it records (allocate, wait) is refused; others are free.
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive and not the legacy one, which cannot be recorded.
-        Ok(unsafe { result::stream::begin_capture(self.stream, mode) }?)
+        unsafe { result::stream::begin_capture(self.stream, mode) }?;
+        self.records.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn end_capture(&self) -> Result<GraphId> {
+        self.records.store(false, Ordering::Relaxed);
         self.enter()?;
         // SAFETY: the stream is recording. Where something broke the recording, this says so and the
         // stream is as before.

@@ -61,9 +61,9 @@ pub struct GraphId(pub u64);
 #[repr(C, align(64))]
 struct Slot([u8; 128]);
 
-/// A kernel's arguments, in order.
+/// A kernel's arguments, in order, with their sizes.
 #[derive(Clone, Default)]
-pub struct Arguments(Vec<Slot>);
+pub struct Arguments(Vec<(Slot, u32)>);
 
 impl Arguments {
     /// No arguments yet.
@@ -80,13 +80,20 @@ impl Arguments {
         let mut slot = Slot([0; 128]);
         // SAFETY: the slot is large and aligned enough, as asserted.
         unsafe { slot.0.as_mut_ptr().cast::<T>().write(value) };
-        self.0.push(slot);
+        self.0.push((slot, size_of::<T>() as u32));
         self
+    }
+
+    /// Bytes of each. The driver does not ask: it reads as many arguments as the kernel declares, as
+    /// long as it declares them.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<u32> {
+        self.0.iter().map(|&(_, size)| size).collect()
     }
 
     /// Pointers to each, as the driver takes them.
     pub fn pointers(&mut self) -> Vec<*mut core::ffi::c_void> {
-        self.0.iter_mut().map(|slot| slot.0.as_mut_ptr().cast()).collect()
+        self.0.iter_mut().map(|(slot, _)| slot.0.as_mut_ptr().cast()).collect()
     }
 }
 
@@ -106,6 +113,12 @@ impl Grid {
     #[must_use]
     pub fn line(blocks: usize, threads: u32) -> Self {
         Self { blocks: [u32::try_from(blocks).unwrap_or(u32::MAX), 1, 1], threads, shared: 0 }
+    }
+
+    /// Whether there is nothing to do, which a card would refuse to launch.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.blocks.contains(&0)
     }
 }
 

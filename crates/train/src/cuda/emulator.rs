@@ -15,8 +15,15 @@ use super::driver::{
     Address, Arguments, Driver, Event, Facts, GraphId, Grid, Stream, TensorMap, TensorShape,
 };
 
-type LaunchFn =
-    unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void) -> c_int;
+type LaunchFn = unsafe extern "C" fn(
+    *const c_char,
+    *const u32,
+    *const u32,
+    u32,
+    *mut *mut c_void,
+    *const u32,
+    u32,
+) -> c_int;
 
 /// Bytes before and after each allocation that nothing may write.
 const GUARD: usize = 256;
@@ -175,8 +182,25 @@ impl Emulator {
         }
     }
 
+    /// Dynamic shared memory that a block can have: on Hopper, and on the least of the cards that the
+    /// kernels for Ampere run on.
+    fn most_shared(&self) -> u32 {
+        if self.facts.is_hopper() { 227 << 10 } else { 99 << 10 }
+    }
+
     fn run(&self, kernel: &str, grid: Grid, mut arguments: Arguments) -> Result<()> {
         let name = CString::new(kernel)?;
+        if grid.is_empty() {
+            return Ok(());
+        }
+        // What a card refuses to launch.
+        let [x, y, z] = grid.blocks;
+        ensure!(
+            x <= i32::MAX as u32 && y.max(z) <= 65_535 && (1..=1024).contains(&grid.threads),
+            "{kernel} over {grid:?}"
+        );
+        ensure!(grid.shared <= self.most_shared(), "{kernel} asks for {} bytes", grid.shared);
+        let sizes = arguments.sizes();
         let library = self.library.lock().expect("no panic while it is held");
         // SAFETY: the function has this type, and the kernel reads as many arguments as it
         // declares.
@@ -190,11 +214,16 @@ impl Emulator {
                 block.as_ptr(),
                 grid.shared,
                 pointers.as_mut_ptr(),
+                sizes.as_ptr(),
+                sizes.len() as u32,
             )
         };
         drop(library);
-        if code != 0 {
-            bail!("no kernel is called {kernel}");
+        match code {
+            0 => {}
+            1 => bail!("no kernel is called {kernel}"),
+            2 => bail!("{kernel} is given other arguments than it declares: {sizes:?} bytes"),
+            _ => bail!("{kernel} over {grid:?}: more threads than it is compiled for"),
         }
         self.check_guards(kernel)
     }
@@ -350,9 +379,19 @@ impl Driver for Emulator {
     fn tensor_map(&self, shape: &TensorShape) -> Result<TensorMap> {
         ensure!(shape.base.is_multiple_of(16), "a tensor that does not begin at 16 bytes");
         for stride in &shape.strides[..shape.rank as usize - 1] {
-            ensure!(stride.is_multiple_of(16), "a stride of {stride} bytes");
+            ensure!(stride.is_multiple_of(16) && *stride < 1 << 40, "a stride of {stride} bytes");
         }
-        ensure!(shape.boxes[0] == 64 && shape.boxes.iter().all(|&b| b <= 256), "{shape:?}");
+        let is_size = |size: &u64| (1..=1 << 32).contains(size);
+        let is_box = |size: &u32| (1..=256).contains(size);
+        let rank = shape.rank as usize;
+        // Rows of a box are as long as the swizzle's span.
+        ensure!(
+            (2..=3).contains(&rank)
+                && shape.sizes[..rank].iter().all(is_size)
+                && shape.boxes[..rank].iter().all(is_box)
+                && shape.boxes[0] == 64,
+            "{shape:?}"
+        );
         let mut map = TensorMap([0; 16]);
         let host = HostTensor {
             base: shape.base,

@@ -16,6 +16,23 @@ pub struct KernelFile {
     pub kernels: &'static [(&'static str, u32)],
 }
 
+impl KernelFile {
+    /// Hopper's kernels share out anew what they begin with: the budget, all of it. With less, those that
+    /// take would wait for ever for what nobody can give.
+    ///
+    /// # Errors
+    /// If the compiler gave a kernel less.
+    pub fn check_registers(&self, kernel: &str, registers: i32) -> Result<()> {
+        let budget = self.kernels.iter().find(|(name, _)| *name == kernel).map_or(0, |k| k.1);
+        if self.hopper && registers < budget as i32 {
+            bail!(
+                "{kernel} was compiled to {registers} registers a thread and needs {budget}; ISOGLOSS_NVRTC names another compiler"
+            );
+        }
+        Ok(())
+    }
+}
+
 macro_rules! source {
     ($name:literal) => {
         include_str!(concat!("../../kernels/", $name))

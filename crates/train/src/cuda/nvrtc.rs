@@ -38,12 +38,28 @@ impl Nvrtc {
     /// A user error that says where it was looked for and how to get it.
     pub fn get() -> Result<&'static Self> {
         static FOUND: OnceLock<Option<Nvrtc>> = OnceLock::new();
-        FOUND.get_or_init(|| candidates().into_iter().find_map(|path| Self::load(&path).ok())).as_ref().ok_or_else(|| {
+        FOUND.get_or_init(Self::find).as_ref().ok_or_else(|| {
             user(
                 "--device cuda needs NVIDIA's run-time compiler (libnvrtc), which is not on this machine: install a CUDA toolkit (12.4 or later), \
                  or `pip install nvidia-cuda-nvrtc` into a virtual environment and activate it, or name the file in ISOGLOSS_NVRTC",
             )
         })
+    }
+
+    /// The first whose code the driver takes: none of a later major version than its own. Where there
+    /// is no driver, or none suits it, the first.
+    fn find() -> Option<Self> {
+        let named = std::env::var_os("ISOGLOSS_NVRTC").is_some();
+        let newest = driver_version().filter(|_| !named).map_or(i32::MAX, |(major, _)| major);
+        let mut first = None;
+        for path in candidates() {
+            let Ok(found) = Self::load(&path) else { continue };
+            if found.version.0 <= newest {
+                return Some(found);
+            }
+            first = first.or(Some(found));
+        }
+        first
     }
 
     /// Loads it from a file, the library of its built-in headers first: it asks for that by name.
@@ -192,6 +208,18 @@ impl Nvrtc {
         }
         Ok(cubin)
     }
+}
+
+/// The version of CUDA that the driver is of, if there is one.
+fn driver_version() -> Option<(i32, i32)> {
+    use cudarc::driver::sys;
+    let mut version = 0;
+    // SAFETY: the first only tries to load the library; the second is called where it is loaded.
+    let is_known = unsafe {
+        sys::is_culib_present()
+            && sys::cuDriverGetVersion(&raw mut version) == sys::CUresult::CUDA_SUCCESS
+    };
+    is_known.then_some((version / 1000, version % 1000 / 10))
 }
 
 fn options(architecture: &str) -> Vec<String> {

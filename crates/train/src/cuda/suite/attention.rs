@@ -56,6 +56,39 @@ fn check(lab: &mut Lab<'_>, shape: AttentionShape, documents: &[u32]) -> Result<
     Ok(())
 }
 
+/// A document's results beside one that is not numbers, as a run that has exploded leaves it: the bits
+/// that it gets beside one that is.
+fn beside_nan(lab: &mut Lab<'_>, shape: AttentionShape, documents: [u32; 4]) -> Result<()> {
+    let (heads, rows) = (shape.heads, documents[3] as usize);
+    let (qkv, dout) =
+        (lab.values(rows * heads.qkv_width()), lab.values(rows * heads.query_width()));
+    let [_, first, last, _] = documents.map(|row| row as usize);
+    let others = |values: &[f32], width: usize| -> Vec<f32> {
+        let is_ours = |at: usize| (first..last).contains(&(at / width));
+        values.iter().enumerate().map(|(at, &x)| if is_ours(at) { x } else { f32::NAN }).collect()
+    };
+    let ops = lab.ops.clone();
+    let index = ops.index(&documents);
+    let run = |lab: &Lab<'_>, qkv: &[f32], dout: &[f32]| -> Result<Vec<f32>> {
+        let [tqkv, tdout] = lab.inputs([qkv, dout]);
+        let mut out = lab.poisoned(Kind::Activation, dout.len());
+        let mut sums = lab.poisoned(Kind::Statistic, rows * heads.queries);
+        let mut dqkv = lab.poisoned(Kind::Activation, qkv.len());
+        ops.attention(&mut out, &mut sums, &tqkv, &index, shape);
+        let saved = SavedAttention { qkv: &tqkv, out: &out, log_sums: &sums };
+        ops.attention_backward(&mut dqkv, &tdout, saved, &index, shape);
+        let (q, all) = (heads.query_width(), heads.qkv_width());
+        Ok([&lab.read(&out)?[first * q..last * q], &lab.read(&dqkv)?[first * all..last * all]]
+            .concat())
+    };
+    let expected = run(lab, &qkv, &dout)?;
+    let found = run(lab, &others(&qkv, heads.qkv_width()), &others(&dout, heads.query_width()))?;
+    let what = format!("heads of {}, rows {first} to {last} between NaNs", heads.size);
+    lab.near_values(what.clone(), &[0.0], &[expected.iter().map(|x| x * 0.0).sum()], 0.0);
+    lab.same(what, &found, &expected);
+    Ok(())
+}
+
 /// Every head size that the kernels have and some between, alone and packed.
 pub(super) fn documents(lab: &mut Lab<'_>) -> Result<()> {
     let shape =
@@ -86,6 +119,16 @@ pub(super) fn documents(lab: &mut Lab<'_>) -> Result<()> {
     ];
     for (shape, documents) in lab.pick(small, full) {
         check(lab, shape, documents)?;
+    }
+    let small = vec![(shape(2, 1, 64), [0, 10, 150, 200]), (shape(1, 1, 128), [0, 3, 70, 300])];
+    let full = vec![
+        (shape(4, 2, 64), [0, 100, 777, 1500]),
+        (shape(2, 1, 128), [0, 33, 1000, 1100]),
+        (shape(2, 2, 256), [0, 129, 400, 613]),
+        (capped(3.0, shape(2, 1, 128)), [0, 5, 155, 400]),
+    ];
+    for (shape, documents) in lab.pick(small, full) {
+        beside_nan(lab, shape, documents)?;
     }
     Ok(())
 }
