@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -129,7 +130,7 @@ inline Block*& block() {
         std::fprintf(stderr, "%s, block (%u, %u, %u), thread %u: %s\n", b->kernel, b->index.x,
                      b->index.y, b->index.z, b->current->flat, what.c_str());
     } else {
-        std::fprintf(stderr, "emulation: %s\n", what.c_str());
+        std::fprintf(stderr, "%s: %s\n", b != nullptr ? b->kernel : "emulation", what.c_str());
     }
     std::abort();
 }
@@ -260,6 +261,9 @@ inline void launch(const char* kernel, Dim3 grid, Dim3 size, u32 shared_bytes, v
     auto found = kernels().find(kernel);
     if (found == kernels().end()) fault(std::string("no kernel is called ") + kernel);
     if (shared_bytes > SHARED_BYTES) fault("more shared memory than a block can have");
+    // The compiler's checks of addresses end here.
+    std::signal(SIGILL, [](int) { fault("an address that is not aligned"); });
+    std::signal(SIGTRAP, [](int) { fault("an address that is not aligned"); });
     static std::map<u32, std::unique_ptr<Block>> blocks;  // by threads: stacks are kept
     u32 count = size.x * size.y * size.z;
     auto& slot = blocks[count];

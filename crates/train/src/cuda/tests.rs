@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::driver::Stream;
+use super::driver::{Arguments, Driver as _, Grid, Stream, TensorShape};
 use super::emulator::Emulator;
 use super::gemm::{Kernel, Layout, Product, Target};
 use super::suite::{self, Size};
@@ -220,4 +220,59 @@ fn every_part_of_the_benchmark_measures_what_it_says() {
     for row in rows {
         assert!(row.seconds > 0.0 && row.runs > 0 && row.flops + row.bytes > 0.0, "{row:?}");
     }
+}
+
+/// Whether it was refused, and for this.
+fn is_refused<T>(result: anyhow::Result<T>, why: &str) -> bool {
+    result.is_err_and(|error| format!("{error:#}").contains(why))
+}
+
+#[test]
+fn the_emulation_refuses_what_a_card_refuses() {
+    let Some(device) = Emulator::new((8, 0)) else { return };
+    let at = device.allocate(64).expect("memory");
+    let fill = |grid| {
+        let arguments = Arguments::new().with(at).with(16_i64).with(1.0_f32);
+        device.launch("fill_f32", grid, arguments)
+    };
+    let one = Grid::line(1, 32);
+    fill(one).expect("it runs");
+    fill(Grid::line(0, 32)).expect("nothing is to be done");
+    assert!(is_refused(fill(Grid { blocks: [1, 65_536, 1], ..one }), "over Grid"));
+    assert!(is_refused(fill(Grid { threads: 2048, ..one }), "over Grid"));
+    assert!(is_refused(fill(Grid { shared: 100 << 10, ..one }), "102400 bytes"));
+    // The count is a 64-bit number.
+    let arguments = Arguments::new().with(at).with(16_i32).with(1.0_f32);
+    assert!(is_refused(device.launch("fill_f32", one, arguments), "other arguments"));
+    let few = Arguments::new().with(at);
+    assert!(is_refused(device.launch("fill_f32", one, few), "other arguments"));
+    let arguments = (0..5).fold(Arguments::new(), |all, _| all.with(at));
+    let arguments = arguments.with(1.0_f32).with(0.0_f32).with(at);
+    assert!(is_refused(
+        device.launch("cross_entropy", Grid::line(1, 1024), arguments),
+        "more threads than it is compiled for"
+    ));
+
+    let shape =
+        TensorShape { base: at, rank: 2, sizes: [8, 4, 1], strides: [16, 0], boxes: [64, 4, 1] };
+    device.tensor_map(&shape).expect("a box may be wider than its tensor");
+    for wrong in [
+        TensorShape { base: at + 8, ..shape },
+        TensorShape { strides: [24, 0], ..shape },
+        TensorShape { sizes: [8, 0, 1], ..shape },
+        TensorShape { boxes: [64, 257, 1], ..shape },
+        TensorShape { boxes: [32, 4, 1], ..shape },
+    ] {
+        assert!(device.tensor_map(&wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_hopper_kernel_with_fewer_registers_than_it_shares_out_is_refused() {
+    let check = |kernel, registers| {
+        super::kernels::file_of(kernel).and_then(|file| file.check_registers(kernel, registers))
+    };
+    check("gemm_nt_128x64", 168).expect("its budget");
+    assert!(is_refused(check("gemm_nt_128x64", 160), "160 registers"));
+    check("fill_f32", 10).expect("it shares nothing out");
 }
