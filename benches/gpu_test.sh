@@ -20,7 +20,7 @@ mkdir -p docs/gpu
 log=docs/gpu/$(date +%F)-${card:-none}-tests.txt
 
 # The kernels by themselves; the sanitizer's slowness leaves no room for whole models.
-kernels=products,thin-products,gated-products,decoding-products,attention,cached-attention,norms,head-norms,ropes,gates,embeddings,fills,head-and-loss,optimiser
+kernels=products,thin-products,gated-products,decoding-products,attention,cached-attention,norms,head-norms,ropes,gates,embeddings,fills,magnitudes,head-and-loss,optimiser
 
 sanitize() {
     local sanitizer
