@@ -32,8 +32,8 @@ impl Pipeline {
         }
     }
 
-    /// Most runs that are trained side by side: what is asked for, or several adapters on the processor, where that is
-    /// never the slower way.
+    /// Most runs that are trained side by side: what is asked for, or several adapters on the processor, where they need
+    /// not wait for one another.
     pub fn side_by_side(&self) -> usize {
         let shares = || {
             self.train.lora.is_some()
