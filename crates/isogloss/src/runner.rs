@@ -70,7 +70,7 @@ impl<'a> Runner<'a> {
         let shared = match (plan.runs.len(), plan.pipeline.side_by_side()) {
             (..=1, _) => Shared::default(),
             (_, ..=1) => Shared::for_sweep(),
-            _ => Shared::for_sweep().side_by_side(),
+            (_, most) => Shared::for_sweep().side_by_side(most),
         };
         Runner { plan, store, hashes: Hashes::default(), made, shared }
     }

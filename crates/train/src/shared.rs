@@ -36,8 +36,8 @@ use crate::{
 pub struct Shared {
     /// Whether loaded weights are kept for the next run; a single run has no use for a second copy.
     keeps_weights: bool,
-    /// Whether runs that train adapters over the same weights do so side by side.
-    meets: bool,
+    /// How many runs at most that train adapters over the same weights do so side by side, if any do.
+    meet: usize,
     /// Where those on the processor meet, and those on a card.
     pub(crate) on_cpu: Meetings<Cpu>,
     pub(crate) on_card: Meetings<Cuda>,
@@ -89,10 +89,15 @@ impl Shared {
     }
 
     /// Runs that train adapters of one shape over the same weights, and are under way at the same time in
-    /// threads of their own, have one pass do for them all.
+    /// threads of their own, `most` of them at once, have one pass do for them all.
     #[must_use]
-    pub fn side_by_side(self) -> Self {
-        Self { meets: true, ..self }
+    pub fn side_by_side(self, most: usize) -> Self {
+        Self { meet: most, ..self }
+    }
+
+    /// How many runs at most are side by side.
+    pub(crate) fn most_side_by_side(&self) -> usize {
+        self.meet
     }
 
     /// Where a run meets others over the same weights, if it is to.
@@ -102,7 +107,7 @@ impl Shared {
         folder: &Path,
         shape: (&Lora, Option<Nf4>),
     ) -> Option<Arc<Meeting<B>>> {
-        if !self.meets {
+        if self.meet == 0 {
             return None;
         }
         let mut all = meetings.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use artifact::{
     Bar, Context,
     error::user,
@@ -30,9 +30,9 @@ use crate::{
     disk::explain_full_disk,
     export,
     flops::{self, Flops},
-    memory::{self, MemoryPlan, Passes, Place},
+    memory::{self, MemoryPlan, Passes, Place, PlaceTaken},
     metrics::{self, LossSum, Row},
-    model::{Base, Decoder, Room, Stand},
+    model::{Base, Decoder, Meeting, Room, Stand},
     ops::Cpu,
     parallel::{Connect, Lead, Team},
     setup::{Outline, Purpose, Setup},
@@ -141,17 +141,19 @@ pub fn run(
             let means = Means { room: passes.room, peak: None };
             let load = |stand: Stand, folder: &Path| shared.model(stand, folder);
             let (at, team) = ((out, ctx), (config, lead.clone()));
-            let run =
-                || run_on((Cpu, &shared.on_cpu), (setup, means), base, shared, team, at, load);
+            let meeting = meeting(&shared.on_cpu, &setup, base, shared);
+            let run = || run_on((Cpu, meeting), (setup, means), base, shared, team, at, load);
             match &lead {
                 Some(lead) => lead.threads()?.install(run),
                 None => run(),
             }
         }
         Opened::Cuda(cuda) => {
-            let means = means_on_card(&cuda, &mut setup, ctx)?;
+            let meeting = meeting(&shared.on_card, &setup, base, shared);
+            let beside = meeting.as_deref().map(|meeting| (meeting, shared.most_side_by_side()));
+            let (means, _place) = means_on_card(&cuda, &mut setup, beside, ctx)?;
             let load = |stand: Stand, folder: &Path| Decoder::load_as(cuda.clone(), stand, folder);
-            let on = (cuda.clone(), &shared.on_card);
+            let on = (cuda.clone(), meeting.clone());
             run_on(on, (setup, means), base, shared, (config, lead.clone()), (out, ctx), load)
         }
     }
@@ -167,22 +169,71 @@ pub(crate) fn run_on_card(
 ) -> Result<Summary> {
     let shared = Shared::default();
     let mut setup = Setup::new(config, base, data, &shared, (Purpose::Training, ctx))?;
-    let means = means_on_card(cuda, &mut setup, ctx)?;
+    let (means, _) = means_on_card(cuda, &mut setup, None, ctx)?;
     let load = |stand: Stand, folder: &Path| Decoder::load_as(cuda.clone(), stand, folder);
-    let (on, alone) = ((cuda.clone(), &shared.on_card), (config, None));
-    run_on(on, (setup, means), base, &shared, alone, (out, ctx), load)
+    let alone = (config, None);
+    run_on((cuda.clone(), None), (setup, means), base, &shared, alone, (out, ctx), load)
 }
 
-/// Plans a run's memory on a card and reserves it.
-fn means_on_card(cuda: &Cuda, setup: &mut Setup, ctx: &Context) -> Result<Means> {
-    let passes = Passes::of(setup, &setup.recipe, setup.sequence_length);
-    let memory = memory::settle(setup, &passes, &Place::of(cuda)?)?;
-    ctx.log(memory.to_string());
-    cuda.pool().reserve(memory.total() as usize)?;
+/// Where a run meets others, if it is to.
+fn meeting<B: Connect>(
+    meetings: &Meetings<B>,
+    setup: &Setup,
+    base: &BaseModel,
+    shared: &Shared,
+) -> Option<Arc<Meeting<B>>> {
+    match (base, &setup.recipe.lora) {
+        (BaseModel::Weights(folder), Some(lora)) if setup.recipe.ranks == 1 => {
+            shared.meeting(meetings, folder, (lora, setup.recipe.weights().packed))
+        }
+        _ => None,
+    }
+}
+
+/// Plans a run's memory on a card and reserves it; beside others, that of as many of them as there can be at
+/// once, and waits for a place among them.
+fn means_on_card<'a>(
+    cuda: &Cuda,
+    setup: &mut Setup,
+    beside: Option<(&'a Meeting<Cuda>, usize)>,
+    ctx: &Context,
+) -> Result<(Means, Option<PlaceTaken<'a>>)> {
+    let own = Passes::of(setup, &setup.recipe, setup.sequence_length);
+    let reserve = |memory: &MemoryPlan| {
+        ctx.log(memory.to_string());
+        memory.reserve(cuda)
+    };
+    let (memory, passes, place) = match beside {
+        None => {
+            let memory = memory::settle(setup, &own, &Place::of(cuda)?)?;
+            reserve(&memory)?;
+            (memory, own, None)
+        }
+        Some((meeting, most)) => {
+            let plan = || {
+                let (memory, passes) = memory::settle_several(setup, most, &Place::of(cuda)?)?;
+                if memory.runs < most {
+                    let (fit, most) = (count(memory.runs as u64), count(most as u64));
+                    ctx.warn(format!(
+                        "of {most} runs side by side the card has memory for {fit} at once"
+                    ));
+                }
+                reserve(&memory)?;
+                Ok((memory, passes))
+            };
+            let (memory, passes, place) = meeting.places.take(plan)?;
+            let fits = own.fit(&passes);
+            ensure!(
+                fits,
+                "the run's passes are larger than those that were planned for all side by side"
+            );
+            (memory, passes, Some(place))
+        }
+    };
     setup.recipe.recompute = Some(memory.recompute);
     let ranks = setup.recipe.ranks as f64;
     let peak = flops::peak(cuda.driver().facts()).map(|peak| ranks * peak);
-    Ok(Means { room: passes.room, peak })
+    Ok((Means { room: passes.room, peak }, place))
 }
 
 /// What was settled about the device before the first step.
@@ -192,9 +243,9 @@ struct Means {
     peak: Option<f64>,
 }
 
-/// The same on some backend, where other runs may be met; `load` reads base weights.
+/// The same on some backend, beside other runs where there is a meeting; `load` reads base weights.
 fn run_on<B: Connect>(
-    (backend, meetings): (B, &Meetings<B>),
+    (backend, meeting): (B, Option<Arc<Meeting<B>>>),
     (setup, means): (Setup, Means),
     base: &BaseModel,
     shared: &Shared,
@@ -211,15 +262,10 @@ fn run_on<B: Connect>(
             (_, Some(folder)) if lora.is_none() => {
                 return Decoder::load_as(backend.clone(), stand, folder);
             }
-            (BaseModel::Weights(folder), _) => {
-                let alone = lora.as_ref().filter(|_| lead.is_none());
-                let shape = alone.map(|lora| (lora, stand.packed));
-                let meeting = shape.and_then(|shape| shared.meeting(meetings, folder, shape));
-                match meeting {
-                    Some(meeting) => meeting.join(|| load(stand, folder))?,
-                    None => load(stand, folder)?,
-                }
-            }
+            (BaseModel::Weights(folder), _) => match &meeting {
+                Some(meeting) => meeting.join(|| load(stand, folder))?,
+                None => load(stand, folder)?,
+            },
             (BaseModel::Random { seed, .. }, _) => {
                 Decoder::random_as(backend.clone(), stand, shape, *seed)
             }
@@ -233,16 +279,24 @@ fn run_on<B: Connect>(
         }
         Ok(model)
     };
-    let mut trainer = Trainer::start(setup, out, ctx, |checkpoint| team(model(checkpoint)?))?;
+    let moves = || meeting.as_deref().map(|meeting| meeting.places.moves());
+    let mut trainer = Trainer::start(setup, out, ctx, |checkpoint| {
+        let _moves = moves();
+        team(model(checkpoint)?)
+    })?;
     trainer.team.reserve(means.room);
     trainer.peak = means.peak;
     if lead.is_none() {
         trainer.untouched = shared.untouched(&trainer.setup.identity, B::ON_CARD);
     }
-    trainer.train()?;
-    // What is left to do is this run's own; no other has to wait for it.
-    trainer.team.leave();
-    trainer.finish()
+    let summary = trainer.train().and_then(|()| {
+        // What is left to do is this run's own; no other has to wait for it.
+        trainer.team.leave();
+        trainer.finish()
+    });
+    let _moves = moves();
+    drop(trainer);
+    summary
 }
 
 /// What [`run`] would do: reads, encodes and packs everything, checks all that can be checked before a step,

@@ -50,7 +50,7 @@ fn three_runs_of_different_lengths_one_that_stops_early_and_one_that_goes_on_are
     train(&Shared::default(), runs[2], "together").unwrap_err();
     fs::remove_file(in_the_way).unwrap();
 
-    let shared = Shared::for_sweep().side_by_side();
+    let shared = Shared::for_sweep().side_by_side(3);
     let together = std::thread::scope(|scope| {
         let (train, shared) = (&train, &shared);
         let start = |run| scope.spawn(move || train(shared, run, "together").unwrap());
@@ -89,7 +89,7 @@ fn a_run_that_fails_leaves_the_others_to_go_on() {
     let bench = Bench::new(&sums(20), 0);
     bench.run("base", "steps = 1\nbatch_size = 8").unwrap();
     let base = BaseModel::Weights(bench.out("base").join("model"));
-    let shared = Shared::for_sweep().side_by_side();
+    let shared = Shared::for_sweep().side_by_side(2);
     let text = format!("steps = 8\nbatch_size = 4\nsave_every = 2\nlearning_rate = 1e-3{LORA}");
     let run = |name: &str, shared: &Shared| {
         train::run(&config(&text), &base, &bench.data, shared, &bench.out(name), &Context::quiet())

@@ -1,5 +1,6 @@
 //! One piece of a device's memory, cut up by first fit: what a run has reserved before its first
-//! step, so that no step asks the driver for memory. Holes that touch become one.
+//! step, so that no step asks the driver for memory. What stands is taken from the front and what
+//! comes and goes from the back, so that neither leaves holes in the other. Holes that touch become one.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +15,17 @@ pub struct Arena {
     size: usize,
     /// Free bytes by where they begin.
     holes: BTreeMap<usize, usize>,
-    /// One past the last byte that was ever in use.
-    top: usize,
+    /// The most bytes from the front, and from the back, that were ever in use.
+    front: usize,
+    back: usize,
 }
 
 impl Arena {
     /// `size` bytes from `base` on, all free.
     #[must_use]
     pub fn new(base: Address, size: usize) -> Self {
-        Self { base, size, holes: BTreeMap::from([(0, size)]), top: 0 }
+        let size = size / ALIGNMENT * ALIGNMENT;
+        Self { base, size, holes: BTreeMap::from([(0, size)]), front: 0, back: 0 }
     }
 
     /// Where it begins.
@@ -40,7 +43,13 @@ impl Arena {
     /// Bytes that would have been enough so far.
     #[must_use]
     pub fn top(&self) -> usize {
-        self.top
+        self.front + self.back
+    }
+
+    /// Those of them that stood at the front.
+    #[must_use]
+    pub fn front(&self) -> usize {
+        self.front
     }
 
     /// Whether nothing of it is in use.
@@ -63,11 +72,24 @@ impl Arena {
         if len > bytes {
             self.holes.insert(at + bytes, len - bytes);
         }
-        self.top = self.top.max(at + bytes);
+        self.front = self.front.max(at + bytes);
         Some(self.base + at as Address)
     }
 
-    /// Takes back what [`Arena::take`] gave for as many bytes.
+    /// The last hole's end, if one is large enough.
+    pub fn take_back(&mut self, bytes: usize) -> Option<Address> {
+        let bytes = bytes.max(1).next_multiple_of(ALIGNMENT);
+        let (&hole, &len) = self.holes.iter().rev().find(|(_, len)| **len >= bytes)?;
+        self.holes.remove(&hole);
+        if len > bytes {
+            self.holes.insert(hole, len - bytes);
+        }
+        let at = hole + len - bytes;
+        self.back = self.back.max(self.size - at);
+        Some(self.base + at as Address)
+    }
+
+    /// Takes back what [`Arena::take`] or [`Arena::take_back`] gave for as many bytes.
     pub fn give(&mut self, at: Address, bytes: usize) {
         let (mut at, mut len) =
             ((at - self.base) as usize, bytes.max(1).next_multiple_of(ALIGNMENT));
@@ -96,7 +118,9 @@ mod tests {
             let mut arena = Arena::new(1 << 20, 64 << 10);
             let mut held: Vec<(Address, usize)> = Vec::new();
             for (bytes, keep) in sizes {
-                if let Some(at) = arena.take(bytes) {
+                let from_the_back = bytes.is_multiple_of(3);
+                let taken = if from_the_back { arena.take_back(bytes) } else { arena.take(bytes) };
+                if let Some(at) = taken {
                     prop_assert!(at % ALIGNMENT as Address == 0 && arena.holds(at));
                     for &(other, its) in &held {
                         prop_assert!(
@@ -128,5 +152,8 @@ mod tests {
             (Some(0), Some(256), Some(1280))
         );
         assert_eq!(arena.take(4096), None);
+        // From the back: the end of the last hole that has room.
+        assert_eq!(arena.take_back(100), Some(3840));
+        assert_eq!((arena.front(), arena.top()), (1792, 2048));
     }
 }

@@ -199,6 +199,10 @@ impl Attention<'_> {
         if rows == 0 {
             return Ok(());
         }
+        // Lists stay for the whole batch; what goes sooner is taken after them.
+        let is_hopper = self.driver.facts().is_hopper();
+        self.list(if is_hopper && size < 256 { 128 } else { 64 }, true)?;
+        self.list(if is_hopper { 128 } else { 64 }, false)?;
         let delta = self.pool.take(rows * heads.queries * 4)?;
         let arguments = Arguments::new()
             .with(out)
@@ -209,7 +213,7 @@ impl Attention<'_> {
             .with(heads.size as i32);
         let warps = (rows * heads.queries).div_ceil(8);
         self.driver.launch("attention_delta", Grid::line(warps, 256), arguments)?;
-        if self.driver.facts().is_hopper() {
+        if is_hopper {
             return self.backward_hopper(size, dqkv, dout, log_sums, delta.at);
         }
         let (list, count) = self.list(64, true)?;

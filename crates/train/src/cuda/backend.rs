@@ -295,7 +295,7 @@ impl Backend for Cuda {
     fn index_with_room(&self, room: usize) -> Index {
         let (host, room, derived) = (Vec::new(), Some(room), Mutex::default());
         let buffer = room.filter(|&room| room > 0);
-        let buffer = self.run(|| buffer.map(|room| self.pool.take(4 * room)).transpose());
+        let buffer = self.run(|| buffer.map(|room| self.pool.take_to_stay(4 * room)).transpose());
         Index { host, buffer, room, derived }
     }
 
@@ -645,9 +645,16 @@ impl Backend for Cuda {
             gelu: shape.glu.activation == Activation::GeluTanh,
         };
         let facts = self.driver.facts();
-        let multiprocessors = facts.multiprocessors as usize;
-        match gemm::choose_gated(&gated, facts.is_hopper(), multiprocessors) {
-            Some(kernel) => self.run(|| gemm::launch_gated(&*self.driver, &gated, kernel)),
+        let (hopper, multiprocessors) = (facts.is_hopper(), facts.multiprocessors as usize);
+        match gemm::choose_gated(&gated, hopper, multiprocessors) {
+            Some(kernel) => self.run(|| {
+                // Fewer rows would take the other way, and memory for it.
+                let plain =
+                    Self::product_of(gate_up, x, weight, Plus::NOTHING, shape.linear(), false);
+                let room = gemm::parts_room(&plain, 1, hopper, multiprocessors);
+                let _room = if room > 0 { Some(self.pool.take(room)?) } else { None };
+                gemm::launch_gated(&*self.driver, &gated, kernel)
+            }),
             None => {
                 self.linear(gate_up, x, weight, Plus::NOTHING, shape.linear());
                 self.glu(y, gate_up, shape.glu);

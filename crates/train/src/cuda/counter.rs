@@ -16,6 +16,18 @@ pub struct Counter {
     /// Where the next allocation begins.
     next: AtomicU64,
     host: Mutex<Host>,
+    recordings: Mutex<Recordings>,
+}
+
+/// What was recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recordings {
+    /// Whether something is being recorded, and how many launches, copies and zeroings it has so far.
+    open: Option<u64>,
+    /// How many recordings there were.
+    pub count: u64,
+    /// The most launches, copies and zeroings of one.
+    pub longest: u64,
 }
 
 /// Page-locked host memory.
@@ -30,13 +42,33 @@ impl Counter {
     /// A device that is said to be this.
     #[must_use]
     pub fn new(facts: Facts) -> Self {
-        Self { facts, next: AtomicU64::new(1 << 20), host: Mutex::default() }
+        Self {
+            facts,
+            next: AtomicU64::new(1 << 20),
+            host: Mutex::default(),
+            recordings: Mutex::default(),
+        }
     }
 
     /// Most bytes of page-locked host memory that stood at a time.
     #[must_use]
     pub fn host_peak(&self) -> u64 {
         self.host.lock().unwrap_or_else(PoisonError::into_inner).peak
+    }
+
+    /// What was recorded so far.
+    #[must_use]
+    pub fn recordings(&self) -> Recordings {
+        *self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more piece of work that a recording has a node for.
+    fn node(&self) -> Result<()> {
+        let mut all = self.recordings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(nodes) = &mut all.open {
+            *nodes += 1;
+        }
+        Ok(())
     }
 
     fn place(&self, bytes: usize) -> Address {
@@ -63,13 +95,13 @@ impl Driver for Counter {
         Ok(())
     }
     fn copy(&self, _: Address, _: Address, _: usize) -> Result<()> {
-        Ok(())
+        self.node()
     }
     fn zero(&self, _: Address, _: usize) -> Result<()> {
-        Ok(())
+        self.node()
     }
     fn launch(&self, _: &str, _: Grid, _: Arguments) -> Result<()> {
-        Ok(())
+        self.node()
     }
     fn tensor_map(&self, _: &TensorShape) -> Result<TensorMap> {
         Ok(TensorMap([0; 16]))
@@ -105,10 +137,14 @@ impl Driver for Counter {
         Ok(())
     }
     fn begin_capture(&self) -> Result<()> {
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner).open = Some(0);
         Ok(())
     }
     fn end_capture(&self) -> Result<GraphId> {
-        Ok(GraphId(0))
+        let mut all = self.recordings.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = all.open.take().unwrap_or(0);
+        (all.count, all.longest) = (all.count + 1, all.longest.max(nodes));
+        Ok(GraphId(all.count))
     }
     fn replay(&self, _: GraphId) -> Result<()> {
         Ok(())

@@ -43,7 +43,10 @@ impl Index {
             return Ok((Arc::clone(buffer), *blocks));
         }
         let (list, blocks) = self.list(what);
-        let buffer = Arc::new(pool.take(self.room_of(what).unwrap_or(list.len()))?);
+        let buffer = Arc::new(match self.room {
+            Some(room) => pool.take_to_stay(room_of(what, room, room))?,
+            None => pool.take(room_of(what, self.rows(what), self.host.len()))?,
+        });
         driver.copy_in(buffer.at, &list)?;
         derived.insert(what, (Arc::clone(&buffer), blocks));
         Ok((buffer, blocks))
@@ -70,14 +73,12 @@ impl Index {
         Ok(())
     }
 
-    /// The most bytes of something derived, where the numbers change. There are no more rows than
-    /// documents there is room for.
-    fn room_of(&self, what: Derived) -> Option<usize> {
-        let room = self.room?;
-        Some(match what {
-            Derived::Tiles { rows, .. } => (room / rows + room) * size_of::<Tile>(),
-            Derived::Order => (3 * room + 1) * 4,
-        })
+    /// The rows that something is derived for.
+    fn rows(&self, what: Derived) -> usize {
+        match what {
+            Derived::Tiles { .. } => self.host.last().map_or(0, |&end| end as usize),
+            Derived::Order => self.host.len(),
+        }
     }
 
     /// The bytes of something derived, and its blocks: as many as these numbers need or, where they
@@ -113,6 +114,15 @@ impl Index {
         starts.resize(blocks + 1, ids.len() as u32);
         let all = [distinct, starts, places].concat();
         (bytes_of(&all).to_vec(), blocks)
+    }
+}
+
+/// The most bytes of something derived for so many rows, whatever the documents' lengths and the numbers:
+/// memory that depends on counts alone can be planned for the most of each.
+fn room_of(what: Derived, rows: usize, documents: usize) -> usize {
+    match what {
+        Derived::Tiles { rows: tile, .. } => (rows / tile + documents) * size_of::<Tile>(),
+        Derived::Order => (3 * rows + 1) * 4,
     }
 }
 

@@ -196,14 +196,29 @@ pub fn choose(product: &Product, hopper: bool, multiprocessors: usize) -> Choice
     Choice { kernel: Kernel::Ring, rows: size, columns: size, splits }
 }
 
+/// Bytes that the parts of a product need at most where it has as many rows or fewer, those of so many
+/// runs: of a product whose tiles are too few it is split, and with more rows not, which is why more
+/// rows would need less. Memory that is enough for the most rows is enough for all, and a plan holds.
+#[must_use]
+pub fn parts_room(product: &Product, runs: usize, hopper: bool, multiprocessors: usize) -> usize {
+    let Product { m, n, rows_apart, .. } = *product;
+    let splits_of = |product: &Product| choose(product, hopper, multiprocessors).splits;
+    let (first, splits) = (splits_of(&Product { m: 1, ..*product }), splits_of(product));
+    if first.max(splits) == 1 {
+        return 0;
+    }
+    // About one tile for each multiprocessor, or two.
+    let tiles = multiprocessors * if hopper { 1 } else { 2 };
+    let most = if rows_apart { usize::MAX } else { runs * tiles * 128 * 128 * 4 };
+    (first * m * n * 4).min(most).max(splits * m * n * 4)
+}
+
 /// Launches a product.
 ///
 /// # Errors
 /// If the device refuses, or has no memory for the parts of a split product.
 pub fn launch(driver: &dyn Driver, pool: &Arc<Pool>, product: &Product) -> Result<()> {
-    let facts = driver.facts();
-    let choice = choose(product, facts.is_hopper(), facts.multiprocessors as usize);
-    launch_as(driver, pool, product, choice)
+    launch_runs(driver, pool, std::slice::from_ref(product))
 }
 
 /// Launches the products of several runs with the same weights, whose rows stand end to end. Where each
@@ -214,14 +229,16 @@ pub fn launch(driver: &dyn Driver, pool: &Arc<Pool>, product: &Product) -> Resul
 /// As [`launch`].
 pub fn launch_runs(driver: &dyn Driver, pool: &Arc<Pool>, runs: &[Product]) -> Result<()> {
     let facts = driver.facts();
-    let of = |product| choose(product, facts.is_hopper(), facts.multiprocessors as usize);
+    let (hopper, multiprocessors) = (facts.is_hopper(), facts.multiprocessors as usize);
+    let of = |product| choose(product, hopper, multiprocessors);
     let Some(first) = runs.first() else { return Ok(()) };
+    let whole = Product { m: runs.iter().map(|run| run.m).sum(), ..*first };
+    let room = parts_room(&whole, runs.len(), hopper, multiprocessors);
     let choice = of(first);
     if runs.iter().any(|run| of(run) != choice) {
-        return runs.iter().try_for_each(|run| launch(driver, pool, run));
+        return runs.iter().try_for_each(|run| launch_in(driver, pool, run, (of(run), room)));
     }
-    let whole = Product { m: runs.iter().map(|run| run.m).sum(), ..*first };
-    launch_as(driver, pool, &whole, choice)
+    launch_in(driver, pool, &whole, (choice, room))
 }
 
 /// Launches a product by a given kernel.
@@ -233,6 +250,16 @@ pub fn launch_as(
     pool: &Arc<Pool>,
     product: &Product,
     choice: Choice,
+) -> Result<()> {
+    launch_in(driver, pool, product, (choice, 0))
+}
+
+/// The same with at least so much memory for the parts.
+fn launch_in(
+    driver: &dyn Driver,
+    pool: &Arc<Pool>,
+    product: &Product,
+    (choice, room): (Choice, usize),
 ) -> Result<()> {
     let Product { m, n, k, layout, a, b, target, bias, residual, .. } = *product;
     if m == 0 || n == 0 || k == 0 {
@@ -248,10 +275,12 @@ pub fn launch_as(
     let tiles =
         [m.div_ceil(choice.rows) as i32, n.div_ceil(choice.columns) as i32, choice.splits as i32];
     let whole = Task { m: m as i32, n: n as i32, k: k as i32, tiles, bias, residual, out, add };
-    let planes = match choice.splits {
-        1 => None,
-        splits => Some(pool.take(splits * m * n * 4)?),
+    let exact = if choice.splits == 1 { 0 } else { choice.splits * m * n * 4 };
+    let planes = match room.max(exact) {
+        0 => None,
+        bytes => Some(pool.take(bytes)?),
     };
+    let planes = planes.filter(|_| exact > 0);
     let task = match &planes {
         None => whole,
         Some(planes) => Task { bias: 0, residual: 0, out: planes.at, add: 0, ..whole },

@@ -12,13 +12,18 @@ use crate::ops::{HeadGradient, HeadShape, LinearShape};
 /// Least and most bytes of the head's products that stand at a time, f32 and bf16 together.
 const PRODUCTS: [u64; 2] = [384 << 20, 2 << 30];
 
-/// Rows of `outputs` products each that are run at a time: whole tiles, in a 64th of the card's
-/// memory, and about as many each time. The gradient of the head is read and written once for so
-/// many rows, which is why they should not be few.
-fn rows_at_a_time(facts: &Facts, rows: usize, outputs: usize) -> usize {
+/// The most rows of `outputs` products each that are run at a time: whole tiles, in a 64th of the card's
+/// memory.
+fn most_at_a_time(facts: &Facts, outputs: usize) -> usize {
     let bytes = (facts.memory / 64).clamp(PRODUCTS[0], PRODUCTS[1]) as usize;
-    let most = (bytes / (6 * outputs) / 128 * 128).max(128);
-    rows.div_ceil(rows.div_ceil(most)).next_multiple_of(128).min(rows)
+    (bytes / (6 * outputs) / 128 * 128).max(128)
+}
+
+/// How many of some rows are: about as many each time. The gradient of the head is read and written
+/// once for so many rows, which is why they should not be few.
+fn rows_at_a_time(facts: &Facts, rows: usize, outputs: usize) -> usize {
+    let times = rows.div_ceil(most_at_a_time(facts, outputs));
+    rows.div_ceil(times).next_multiple_of(128).min(rows)
 }
 
 impl Cuda {
@@ -37,9 +42,11 @@ impl Cuda {
             return Ok(());
         }
         let most = rows_at_a_time(self.driver.facts(), rows, outputs);
-        let products = self.pool.take(most * outputs * 4)?;
+        // Room for the most that as many rows or fewer are run at a time, so that fewer need no more.
+        let room = most_at_a_time(self.driver.facts(), outputs).min(rows) * outputs;
+        let products = self.pool.take(room * 4)?;
         let dproducts = match &gradient {
-            Some(_) => Some(self.pool.take(most * outputs * 2)?),
+            Some(_) => Some(self.pool.take(room * 2)?),
             None => None,
         };
         for first in (0..rows).step_by(most) {

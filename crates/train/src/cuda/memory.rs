@@ -33,6 +33,8 @@ pub enum Use {
     Statistics,
     /// What stands during an operation or a batch.
     Workspace,
+    /// What recordings take while they run.
+    Recordings,
 }
 
 impl Use {
@@ -46,6 +48,7 @@ impl Use {
         Self::Activations,
         Self::Statistics,
         Self::Workspace,
+        Self::Recordings,
     ];
 
     /// What a tensor of this kind is for.
@@ -85,8 +88,9 @@ pub struct Pool {
 struct State {
     arena: Option<Arena>,
     free: Free,
-    /// The memory of recordings, and how often it was another.
+    /// The memory of recordings, how much of it there should be at least, and how often it was another.
     scratch: Option<Arena>,
+    least_scratch: usize,
     generation: u64,
     /// Whether work is being recorded.
     recording: bool,
@@ -134,8 +138,12 @@ impl State {
     }
 
     /// Memory for so many bytes out of what is there.
-    fn take(&mut self, bytes: usize, class: usize) -> Option<(Address, usize)> {
-        let of_arena = |state: &mut Self| Some((state.arena.as_mut()?.take(bytes)?, bytes));
+    fn take(&mut self, bytes: usize, class: usize, stays: bool) -> Option<(Address, usize)> {
+        let of_arena = |state: &mut Self| {
+            let arena = state.arena.as_mut()?;
+            let at = if stays { arena.take(bytes) } else { arena.take_back(bytes) };
+            Some((at?, bytes))
+        };
         let held = of_arena(self).or_else(|| {
             let beside = self.arena.as_ref().zip(self.scratch.as_ref());
             let gives_way = beside.is_some_and(|(arena, scratch)| arena.holds(scratch.base()));
@@ -181,6 +189,7 @@ impl Pool {
         for at in std::mem::take(&mut state.free).into_values().flatten() {
             self.driver.free(at);
         }
+        state.least_scratch = 0;
         state.arena = Some(Arena::new(self.driver.allocate(bytes)?, bytes));
         Ok(())
     }
@@ -190,7 +199,15 @@ impl Pool {
     /// # Errors
     /// If the device has none left.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
-        self.take_for(Use::Workspace, bytes)
+        self.take_as(Use::Workspace, bytes, false)
+    }
+
+    /// The same for what stands longer: beside what comes and goes it would leave holes.
+    ///
+    /// # Errors
+    /// If the device has none left.
+    pub fn take_to_stay(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
+        self.take_as(Use::Workspace, bytes, true)
     }
 
     /// Memory for `bytes`, of any content.
@@ -198,10 +215,14 @@ impl Pool {
     /// # Errors
     /// If the device has none left.
     pub fn take_for(self: &Arc<Self>, purpose: Use, bytes: usize) -> Result<Buffer> {
+        self.take_as(purpose, bytes, true)
+    }
+
+    fn take_as(self: &Arc<Self>, purpose: Use, bytes: usize, stays: bool) -> Result<Buffer> {
         let (at, size, recorded) = match self.take_recorded(bytes)? {
             Some(at) => (at, bytes, true),
             None => {
-                let (at, size) = self.take_plain(bytes)?;
+                let (at, size) = self.take_plain(bytes, stays)?;
                 (at, size, false)
             }
         };
@@ -216,9 +237,9 @@ impl Pool {
     }
 
     /// Where so many bytes are, and how many they are.
-    fn take_plain(&self, bytes: usize) -> Result<(Address, usize)> {
+    fn take_plain(&self, bytes: usize, stays: bool) -> Result<(Address, usize)> {
         let class = Self::class(bytes);
-        let held = self.state().take(bytes, class);
+        let held = self.state().take(bytes, class, stays);
         if let Some(held) = held {
             return Ok(held);
         }
@@ -286,12 +307,13 @@ impl Pool {
         if self.state().scratch.as_ref().is_none_or(|scratch| scratch.size() < bytes) {
             self.state().release();
             ensure!(self.state().scratch.is_none(), "something stands in the recordings' memory");
-            let (size, is_reserved) = (Self::class(bytes), self.state().arena.is_some());
+            let size = Self::class(bytes).max(self.state().least_scratch);
+            let is_reserved = self.state().arena.is_some();
             let (at, size) = if is_reserved {
-                let held = self.state().take(size, size);
+                let held = self.state().take(size, size, true);
                 held.context("the reserved memory has no room for a recording")?
             } else {
-                self.take_plain(size)?
+                self.take_plain(size, true)?
             };
             self.state().scratch = Some(Arena::new(at, size));
         }
@@ -310,6 +332,17 @@ impl Pool {
         self.state().generation
     }
 
+    /// How much memory recordings have.
+    #[must_use]
+    pub fn recordings(&self) -> usize {
+        self.state().scratch.as_ref().map_or(0, Arena::size)
+    }
+
+    /// Lets recordings have so much memory from the first one on, so that no later one needs another.
+    pub fn expect_recordings(&self, bytes: usize) {
+        self.state().least_scratch = bytes;
+    }
+
     /// Takes the memory of recordings back.
     pub fn release(&self) {
         self.state().release();
@@ -325,6 +358,12 @@ impl Pool {
     #[must_use]
     pub fn top(&self) -> usize {
         self.state().arena.as_ref().map_or(0, Arena::top)
+    }
+
+    /// Those of them that stood longer than an operation or a batch.
+    #[must_use]
+    pub fn standing(&self) -> usize {
+        self.state().arena.as_ref().map_or(0, Arena::front)
     }
 
     /// Bytes that [`Pool::reserve`] can give back to the driver.

@@ -359,7 +359,7 @@ impl Optimizer {
     /// A list in the card's memory, where it was if it has been there before.
     fn list(&self, bytes: &[u8]) -> Result<Arc<Buffer>> {
         let new = || {
-            let buffer = Arc::new(self.pool.take(bytes.len())?);
+            let buffer = Arc::new(self.pool.take_to_stay(bytes.len())?);
             self.driver.copy_in(buffer.at, bytes)?;
             Ok(buffer)
         };
@@ -381,7 +381,7 @@ impl Optimizer {
         }
         let (first, second) = (code(Purpose::First), code(Purpose::Second));
         let table = [first.values, second.values, first.middles, second.middles];
-        let codes = self.pool.take(size_of_val(&table))?;
+        let codes = self.pool.take_to_stay(size_of_val(&table))?;
         self.driver.copy_in(codes.at, bytes_of(&table))?;
         let new = Arc::new(Held { codes, lists: Mutex::default(), slots: Mutex::default() });
         *held = Arc::downgrade(&new);
@@ -475,7 +475,7 @@ impl Slots {
     fn new(driver: &Arc<dyn Driver>, pool: &Arc<Pool>, bytes: usize) -> Result<Self> {
         let slot = || {
             Ok::<_, anyhow::Error>(Slot {
-                memory: pool.take(bytes)?,
+                memory: pool.take_to_stay(bytes)?,
                 loaded: driver.event()?,
                 used: driver.event()?,
                 stored: driver.event()?,

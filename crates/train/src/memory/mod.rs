@@ -1,11 +1,17 @@
 //! The memory plan: what a run will hold, to the byte, before its first step. The run's own code is
 //! rehearsed with its own batches on a device that only counts ([`crate::cuda::Counter`]), so that a
 //! plan and a run cannot disagree. From the plan come the recompute level that fits, the reservation
-//! that a run takes its memory from, and, where nothing fits, what would.
+//! that a run takes its memory from, and, where nothing fits, what would. Runs side by side over one base
+//! have one plan.
 
 mod advice;
+mod passes;
+mod places;
 #[cfg(test)]
 mod tests;
+
+pub use passes::Passes;
+pub use places::{PlaceTaken, Places};
 
 use std::fmt;
 use std::path::Path;
@@ -17,24 +23,22 @@ use artifact::error::user;
 use artifact::text::{TextTable, count};
 use serde::Serialize;
 
-use crate::batches::{MICRO_BATCH_TOKENS, Plan, micro_batches};
 use crate::config::{Recipe, TrainConfig};
 use crate::cuda::driver::Facts;
 use crate::cuda::memory::Use;
 use crate::cuda::{Counter, Cuda};
-use crate::data::Dataset;
 use crate::device::Opened;
-use crate::model::{Batch, Decoder, ModelConfig, Recompute, Room};
+use crate::model::{Batch, Decoder, KEPT_RECORDINGS, Meeting, ModelConfig, Recompute};
 use crate::ops::Backend as _;
 use crate::parallel::engine::Engine;
 use crate::setup::Setup;
 
-/// Bytes of a card that a run leaves alone: the driver takes some for the kernels' code as they are
-/// loaded.
+/// Bytes of a card that are left to its driver, which takes some for the kernels' code as they are
+/// loaded, and for their stacks and queues.
 pub const LEFT_TO_THE_DRIVER: u64 = 512 << 20;
-/// Sequences that are looked through for the largest batches; an allocation in a step is the price of
-/// one that lies beyond.
-const LOOKED_THROUGH: u64 = 2_000_000;
+/// The same for each launch, copy or zeroing in a recording (CUDA graph). NVIDIA's own libraries reckon
+/// with some 10 kB a kernel (CCCL, executable_graph_cache); nothing in the driver's interface tells it.
+pub const OF_A_RECORDED_LAUNCH: u64 = 16 << 10;
 
 /// Where a run is to take place.
 #[derive(Clone, Debug)]
@@ -72,8 +76,7 @@ impl Place {
             memory,
             free: memory,
         };
-        let available = memory.saturating_sub(LEFT_TO_THE_DRIVER);
-        Self::Card { facts, available, host: None }
+        Self::Card { facts, available: memory, host: None }
     }
 
     /// The card of an engine, with what can be had of it now.
@@ -81,8 +84,7 @@ impl Place {
     /// # Errors
     /// If the device reports a fault.
     pub fn of(cuda: &Cuda) -> Result<Self> {
-        let had = cuda.driver().free_bytes()? + cuda.pool().idle() as u64;
-        let available = had.saturating_sub(LEFT_TO_THE_DRIVER);
+        let available = cuda.driver().free_bytes()? + cuda.pool().idle() as u64;
         let facts = cuda.driver().facts().clone();
         Ok(Self::Card { facts, available, host: available_on_host() })
     }
@@ -116,120 +118,6 @@ fn available_on_host() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// The passes of a run that memory depends on.
-#[derive(Clone, Debug, Default)]
-pub struct Passes {
-    /// What there has to be room for.
-    pub room: Room,
-    /// Training passes that differ in what they need: the longest, the one with the most counted
-    /// tokens, the shortest.
-    training: Vec<Batch>,
-    /// The largest pass of a validation.
-    validation: Option<Batch>,
-    /// Passes of the step that has the most.
-    pub most_passes: usize,
-}
-
-impl Passes {
-    /// Those of a run with these settings, and its documents cut to a length.
-    #[must_use]
-    pub fn of(setup: &Setup, recipe: &Recipe, sequence_length: usize) -> Self {
-        let lengths = |data: &Dataset| -> Vec<usize> {
-            data.lengths().into_iter().map(|length| length.min(sequence_length)).collect()
-        };
-        let of_training = lengths(&setup.train);
-        let counted: Vec<usize> = setup
-            .train
-            .documents
-            .iter()
-            .map(|one| one.targets.iter().take(sequence_length).filter(|t| **t >= 0).count())
-            .collect();
-        let sum = |part: &[usize], of: &[usize]| part.iter().map(|&i| of[i]).sum::<usize>();
-        let mut plan = Plan::new(of_training.clone(), sequence_length, recipe);
-        let total = recipe.steps(plan.steps_per_epoch());
-        let looked_through = LOOKED_THROUGH / recipe.batch_size as u64;
-        // Longest, most counted, shortest, each with what it is judged by.
-        let mut chosen: [Option<(usize, Vec<usize>)>; 3] = [None, None, None];
-        let mut most_passes = 0;
-        for step in 0..total.min(looked_through.max(1)) {
-            let parts = plan.shares(step, recipe.ranks).into_iter().flat_map(|share| {
-                most_passes = most_passes.max(share.len());
-                share
-            });
-            for part in parts.collect::<Vec<_>>() {
-                let rows = sum(&part, &of_training);
-                let keys = [rows, sum(&part, &counted), usize::MAX - rows];
-                for (best, key) in chosen.iter_mut().zip(keys) {
-                    if best.as_ref().is_none_or(|(held, _)| *held < key) {
-                        *best = Some((key, part.clone()));
-                    }
-                }
-            }
-        }
-        let mut parts: Vec<Vec<usize>> =
-            chosen.into_iter().flatten().map(|(_, part)| part).collect();
-        parts.dedup();
-        let training: Vec<Batch> =
-            parts.iter().map(|part| cut_batch(&setup.train, part, sequence_length)).collect();
-        let validation = setup.validation.as_ref().and_then(|data| {
-            let (all, of) = (data.documents.len(), lengths(data));
-            let each: Vec<Vec<usize>> = (0..all).map(|index| vec![index]).collect();
-            let largest =
-                micro_batches(&each, &of).into_iter().max_by_key(|part| sum(part, &of))?;
-            Some(cut_batch(data, &largest, sequence_length))
-        });
-        let longest = of_training.iter().copied().max().unwrap_or(0);
-        let longest_of_validation =
-            setup.validation.as_ref().and_then(|data| lengths(data).into_iter().max());
-        let room = Room {
-            training: training.iter().map(|batch| batch.tokens.len()).max().unwrap_or(0),
-            inference: validation.as_ref().map_or(0, |batch| batch.tokens.len()),
-            longest: longest.max(longest_of_validation.unwrap_or(0)),
-        };
-        Self { room, training, validation, most_passes }
-    }
-
-    /// The most that they can be with these settings, whatever the data.
-    #[must_use]
-    pub fn at_most(model: &ModelConfig, recipe: &Recipe) -> Self {
-        let length = recipe.sequence_length.min(model.max_position_embeddings);
-        let all = recipe.batch_size.div_ceil(recipe.ranks) * length;
-        let joined = MICRO_BATCH_TOKENS.max(length);
-        let training = match recipe.gradient_accumulation {
-            Some(parts) => recipe.batch_size.div_ceil(parts) * length,
-            None => joined.min(all),
-        };
-        let passes = all.div_ceil(training);
-        let batch = |rows| full_batch(rows, length, model.vocab_size);
-        Self {
-            room: Room { training, inference: joined, longest: length },
-            training: vec![batch(training)],
-            validation: Some(batch(joined)),
-            most_passes: passes,
-        }
-    }
-}
-
-/// Sequences of this length, end to end, every token counted.
-fn full_batch(rows: usize, length: usize, vocabulary: usize) -> Batch {
-    let mut documents: Vec<u32> = (0..rows).step_by(length).map(|row| row as u32).collect();
-    documents.push(rows as u32);
-    let tokens: Vec<u32> = (0..rows).map(|row| (row % vocabulary) as u32).collect();
-    Batch { targets: tokens.iter().map(|&id| id as i32).collect(), tokens, documents }
-}
-
-/// Documents end to end, each cut to a length.
-fn cut_batch(data: &Dataset, part: &[usize], length: usize) -> Batch {
-    let mut batch = Batch { documents: vec![0], ..Batch::default() };
-    for document in part.iter().map(|&index| &data.documents[index]) {
-        let end = document.tokens.len().min(length);
-        batch.tokens.extend(&document.tokens[..end]);
-        batch.targets.extend(&document.targets[..end]);
-        batch.documents.push(batch.tokens.len() as u32);
-    }
-    batch
-}
-
 /// What a run holds, and what there is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MemoryPlan {
@@ -237,6 +125,12 @@ pub struct MemoryPlan {
     pub place: String,
     /// Bytes by what they are for.
     pub parts: Vec<(Use, u64)>,
+    /// Bytes of a card that are left to its driver.
+    pub driver: u64,
+    /// Launches of the longest recording, and how many recordings are kept.
+    pub recorded: [u64; 2],
+    /// Runs side by side over one base that it is for.
+    pub runs: usize,
     /// Page-locked host memory, beside a card's.
     pub host: u64,
     /// Bytes that can be had, where that is known.
@@ -248,7 +142,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The plan of a run, with the least recompute that fits where the settings leave that open.
+    /// The plan of a run, or of runs side by side, with the least recompute that fits where the settings leave
+    /// that open.
     ///
     /// # Errors
     /// A user error if a card cannot run the model at all.
@@ -274,16 +169,63 @@ impl MemoryPlan {
         Ok(last.expect("there is a level"))
     }
 
-    /// Bytes in all.
+    /// The plan of as many runs side by side as fit, `most` or fewer; of one where not even one does.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::new`].
+    pub fn of_several(
+        model: &ModelConfig,
+        recipe: &Recipe,
+        (passes, most): (&Passes, usize),
+        place: &Place,
+    ) -> Result<Self> {
+        let of = |runs| MemoryPlan::new(model, recipe, &passes.clone().side_by_side(runs), place);
+        let all = of(most.max(1))?;
+        if all.fits() || most <= 1 {
+            return Ok(all);
+        }
+        // The more runs, the more memory.
+        let (mut fits, mut too_many) = (of(1)?, most);
+        while fits.fits() && too_many > fits.runs + 1 {
+            let between = of(fits.runs.midpoint(too_many))?;
+            match between.fits() {
+                true => fits = between,
+                false => too_many = between.runs,
+            }
+        }
+        Ok(fits)
+    }
+
+    /// Bytes that a run reserves.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.parts.iter().map(|(_, bytes)| bytes).sum()
     }
 
+    /// The same with what is left to the driver.
+    #[must_use]
+    pub fn needed(&self) -> u64 {
+        self.total() + self.driver
+    }
+
     /// Whether there is as much; also where nobody knows.
     #[must_use]
     pub fn fits(&self) -> bool {
-        self.available.is_none_or(|available| self.total() <= available)
+        self.available.is_none_or(|available| self.needed() <= available)
+    }
+
+    fn part(&self, purpose: Use) -> u64 {
+        self.parts.iter().find(|part| part.0 == purpose).map_or(0, |part| part.1)
+    }
+
+    /// Takes what was planned.
+    ///
+    /// # Errors
+    /// If the device has not so much left.
+    pub fn reserve(&self, cuda: &Cuda) -> Result<()> {
+        cuda.pool().reserve(self.total() as usize)?;
+        cuda.pool().expect_recordings(self.part(Use::Recordings) as usize);
+        Ok(())
     }
 }
 
@@ -306,18 +248,36 @@ fn rehearse(
     let cuda = Cuda::new(counter.clone());
     cuda.pool().reserve(1 << 60)?;
     let recipe = Recipe { recompute: Some(recompute), ..recipe.clone() };
-    let decoder =
-        Decoder::zeros_as(cuda.clone(), recipe.weights(), model.clone(), recipe.lora.as_ref());
-    let mut engine = Engine::rehearsal(decoder, &recipe)?;
-    engine.model.reserve(passes.room);
-    if on_card {
-        run_through(&mut engine, &recipe, passes)?;
-    }
+    let lora = recipe.lora.as_ref();
+    let base = || Decoder::zeros_as(cuda.clone(), recipe.weights(), model.clone());
+    let meeting = Arc::new(Meeting::default());
+    let models = (0..passes.runs).map(|_| {
+        let mut model = match passes.runs {
+            1 => base(),
+            _ => meeting.join(|| Ok(base()))?,
+        };
+        if let Some(lora) = lora {
+            model.attach_zeros(lora.clone());
+        }
+        Ok(model)
+    });
+    let models = models.collect::<Result<Vec<_>>>()?;
+    side_by_side(models, |run, model| {
+        let mut engine = Engine::rehearsal(model, &recipe)?;
+        engine.model.reserve(passes.room);
+        if on_card { run_through(&mut engine, &recipe, (passes, run)) } else { Ok(()) }
+    })?;
     cuda.check()?;
     let parts = if on_card { of_card(&cuda) } else { of_processor(&cuda) };
+    let most = if counter.recordings().count > 0 { KEPT_RECORDINGS as u64 } else { 0 };
+    let recorded = [counter.recordings().longest, most];
+    let of_recordings = recorded[0] * recorded[1] * OF_A_RECORDED_LAUNCH;
     Ok(MemoryPlan {
         place: if on_card { facts.name } else { "the processor".to_owned() },
         parts,
+        driver: if on_card { LEFT_TO_THE_DRIVER + of_recordings } else { 0 },
+        recorded,
+        runs: passes.runs,
         host: counter.host_peak(),
         available: place.available(),
         tokens: passes.room.training,
@@ -325,21 +285,52 @@ fn rehearse(
     })
 }
 
-/// A validation, then a step of each of the training passes; twice, for what the first steps leave stands in the
-/// way of the second.
-fn run_through(engine: &mut Engine<Cuda>, recipe: &Recipe, passes: &Passes) -> Result<()> {
-    for batch in passes.training.iter().cycle().take(2 * passes.training.len()) {
-        if let Some(batch) = &passes.validation {
-            engine.losses(std::slice::from_ref(batch), || ())?;
-        }
-        if recipe.optimizer_in_backward {
-            engine.step_in_backward(batch, 1.0, 0.0)?;
-        } else {
-            engine.gradients((0, std::slice::from_ref(batch)), 1.0)?;
-            engine.update(1.0, 0.0)?;
-        }
+/// Lets each model have a thread of its own, if there are several that are to meet.
+fn side_by_side(
+    models: Vec<Decoder<Cuda>>,
+    run: impl Fn(usize, Decoder<Cuda>) -> Result<()> + Sync,
+) -> Result<()> {
+    let run = &run;
+    if models.len() == 1 {
+        return models.into_iter().try_for_each(|model| run(0, model));
     }
-    Ok(())
+    std::thread::scope(|threads| {
+        let start = |(number, model)| threads.spawn(move || run(number, model));
+        let all: Vec<_> = models.into_iter().enumerate().map(start).collect();
+        all.into_iter().try_for_each(|run| run.join().expect("no panic in a rehearsal"))
+    })
+}
+
+/// A run's part of each kind of pass, a validation and a step; twice, for the first of a kind runs plainly and
+/// the second is recorded.
+fn run_through(
+    engine: &mut Engine<Cuda>,
+    recipe: &Recipe,
+    (passes, run): (&Passes, usize),
+) -> Result<()> {
+    let kinds = passes.kinds(engine.model.filled_rows());
+    let twice = kinds.iter().chain(&kinds);
+    twice.into_iter().try_for_each(|kind| one_step(engine, recipe, &kind[run]))
+}
+
+fn one_step(
+    engine: &mut Engine<Cuda>,
+    recipe: &Recipe,
+    [training, validation]: &[Option<Batch>; 2],
+) -> Result<()> {
+    if let Some(batch) = validation {
+        engine.losses(std::slice::from_ref(batch), || ())?;
+    }
+    match training {
+        Some(batch) if recipe.optimizer_in_backward => {
+            engine.step_in_backward(batch, 1.0, 0.0).map(drop)
+        }
+        Some(batch) => {
+            engine.gradients((0, std::slice::from_ref(batch)), 1.0)?;
+            engine.update(1.0, 0.0)
+        }
+        None => Ok(()),
+    }
 }
 
 /// What stands all the time, and as workspace what else it takes at the fullest moment.
@@ -353,6 +344,7 @@ fn of_card(cuda: &Cuda) -> Vec<(Use, u64)> {
         (Use::States, peak(Use::States)),
         (Use::Activations, peak(Use::Activations) + peak(Use::Statistics)),
     ];
+    parts.push((Use::Recordings, cuda.pool().recordings() as u64));
     let standing: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
     parts.push((Use::Workspace, cuda.pool().top() as u64 - standing));
     parts.retain(|(_, bytes)| *bytes > 0);
@@ -385,7 +377,7 @@ pub fn settle(setup: &Setup, passes: &Passes, place: &Place) -> Result<MemoryPla
             let advice = advice::advice(setup, &plan, place)?;
             Err(user(format!(
                 "the run needs {} of memory, and {} has {}\n{plan}\n{advice}",
-                bytes(plan.total()),
+                bytes(plan.needed()),
                 plan.place,
                 bytes(plan.available.unwrap_or(0)),
             )))
@@ -399,19 +391,45 @@ pub fn settle(setup: &Setup, passes: &Passes, place: &Place) -> Result<MemoryPla
     }
 }
 
-/// The most that runs of a model folder with these settings can take, whatever their data: on the device
-/// that is there, or on a card of so many bytes that is not. The folder's weights need not be there.
+/// The same for runs with such settings side by side, whatever their data: as many as fit, `most` or fewer.
+///
+/// # Errors
+/// As [`settle`].
+pub fn settle_several(setup: &Setup, most: usize, place: &Place) -> Result<(MemoryPlan, Passes)> {
+    let Setup { model, recipe, .. } = setup;
+    let passes = Passes::at_most(model, recipe);
+    let plan = MemoryPlan::of_several(model, recipe, (&passes, most), place)?;
+    if plan.fits() {
+        let passes = passes.side_by_side(plan.runs);
+        return Ok((plan, passes));
+    }
+    settle(setup, &Passes::of(setup, recipe, setup.sequence_length), place)?;
+    Err(user(format!(
+        "runs side by side need {} of memory, even one at a time: it is planned for any data that their settings          allow, {} tokens a pass, and {} has {}; side_by_side = 1 plans for each run's own data, and a lower          sequence_length or a higher gradient_accumulation makes passes smaller\n{plan}",
+        bytes(plan.needed()),
+        count(plan.tokens as u64),
+        plan.place,
+        bytes(plan.available.unwrap_or(0)),
+    )))
+}
+
+/// The most that runs of a model folder with these settings can take, whatever their data, as many of them side
+/// by side as are asked for or, if those are too many, as fit: on the device that is there, or on a card of so
+/// many bytes that is not. The folder's weights need not be there.
 ///
 /// # Errors
 /// Those of the settings, the folder's config and the device.
 pub fn bound(
     config: &TrainConfig,
     folder: &Path,
+    side_by_side: usize,
     (card, ctx): (Option<u64>, &Context),
 ) -> Result<MemoryPlan> {
     let (recipe, model) = (config.resolve()?, ModelConfig::load(folder)?);
     let place = Place::open(&recipe, card, ctx)?;
-    MemoryPlan::new(&model, &recipe, &Passes::at_most(&model, &recipe), &place)
+    let most = if recipe.lora.is_some() && recipe.ranks == 1 { side_by_side } else { 1 };
+    let most = if matches!(place, Place::Card { .. }) { most } else { 1 };
+    MemoryPlan::of_several(&model, &recipe, (&Passes::at_most(&model, &recipe), most), &place)
 }
 
 /// A number of bytes as people write it: `12.34 GB`.
@@ -456,6 +474,7 @@ impl Use {
             Self::States => "optimiser states",
             Self::Activations | Self::Statistics => "activations",
             Self::Workspace => "workspace",
+            Self::Recordings => "recordings' workspace",
         }
     }
 }
@@ -466,6 +485,9 @@ impl fmt::Display for MemoryPlan {
         table.right(&[1]);
         for &(purpose, of) in &self.parts {
             let what = match purpose {
+                Use::Weights if self.runs > 1 => {
+                    format!("of {} runs side by side over one base", self.runs)
+                }
                 Use::Activations => format!(
                     "{} tokens a pass, recompute {}",
                     count(self.tokens as u64),
@@ -475,18 +497,43 @@ impl fmt::Display for MemoryPlan {
             };
             table.row(vec![purpose.name().to_owned(), bytes(of), what]);
         }
-        table.row(vec!["in all".to_owned(), bytes(self.total()), self.place.clone()]);
-        if let Some(available) = self.available {
-            let (name, rest) = match available.checked_sub(self.total()) {
-                Some(rest) => ("free", rest),
-                None => ("missing", self.total() - available),
-            };
-            table.row(vec![name.to_owned(), bytes(rest), format!("of {}", bytes(available))]);
-        }
+        rest_rows(
+            &mut table,
+            (self.total(), self.driver),
+            self.recorded,
+            &self.place,
+            self.available,
+        );
         if self.host > 0 {
             let of = "page-locked, on the host".to_owned();
             table.row(vec!["host memory".to_owned(), bytes(self.host), of]);
         }
         f.write_str(table.to_string().trim_end())
+    }
+}
+
+/// The rows of a plan that every plan has: what is left to the driver, the sum, and what is free.
+fn rest_rows(
+    table: &mut TextTable,
+    (total, driver): (u64, u64),
+    [launches, recordings]: [u64; 2],
+    place: &str,
+    available: Option<u64>,
+) {
+    if driver > 0 {
+        let what = match recordings {
+            0 => String::new(),
+            _ => format!("up to {recordings} recordings of {} launches", count(launches)),
+        };
+        table.row(vec!["left to the driver".to_owned(), bytes(driver), what]);
+    }
+    let needed = total + driver;
+    table.row(vec!["in all".to_owned(), bytes(needed), place.to_owned()]);
+    if let Some(available) = available {
+        let (name, rest) = match available.checked_sub(needed) {
+            Some(rest) => ("free", rest),
+            None => ("missing", needed - available),
+        };
+        table.row(vec![name.to_owned(), bytes(rest), format!("of {}", bytes(available))]);
     }
 }

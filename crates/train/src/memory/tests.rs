@@ -1,12 +1,15 @@
 //! Plans against what runs take on the emulated device, for small models in many settings; and the
 //! plans of large ones against sums done by hand.
 
+use proptest::prelude::*;
+
+use super::passes::Most;
 use super::*;
 use crate::config::TrainConfig;
 use crate::cuda::emulator::Emulator;
 use crate::lora::LoraConfig;
 use crate::model::{Base, Model};
-use crate::ops::Form;
+use crate::ops::{Form, Kind};
 
 const HEAD: &str = r#""vocab_size": 32, "hidden_size": 32, "intermediate_size": 32,
     "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
@@ -43,12 +46,8 @@ fn batch(lengths: &[usize]) -> Batch {
 }
 
 fn passes() -> Passes {
-    Passes {
-        room: Room { training: 12, inference: 4, longest: 12 },
-        training: vec![batch(&[8, 4]), batch(&[4])],
-        validation: Some(batch(&[4])),
-        most_passes: 1,
-    }
+    let training = Most { rows: 12, counted: 8, documents: 4 };
+    Passes::new(training, Some(Most { rows: 4, counted: 3, documents: 1 }), 12, 1)
 }
 
 fn recipe(change: impl FnOnce(&mut TrainConfig)) -> Recipe {
@@ -97,15 +96,128 @@ fn a_plan_is_what_a_run_takes_to_the_byte_and_its_steps_allocate_nothing() {
         let recipe = Recipe { recompute: Some(plan.recompute), ..recipe };
         let mut engine = Engine::alone(decoder, &recipe).unwrap();
         engine.model.reserve(passes.room);
-        run_through(&mut engine, &recipe, &passes).unwrap();
+        run_through(&mut engine, &recipe, (&passes, 0)).unwrap();
         assert_eq!(of_card(&cuda), plan.parts, "{recipe:?}");
         assert_eq!(cuda.pool().top() as u64, plan.total());
         // Other batches within the room, longer documents and shorter ones.
-        let others = [&[12][..], &[1, 2, 3, 6]].map(batch);
-        let others = Passes { training: others.to_vec(), ..passes };
-        run_through(&mut engine, &recipe, &others).unwrap();
+        for lengths in [&[12][..], &[1, 2, 3, 6]] {
+            one_step(&mut engine, &recipe, &[Some(batch(lengths)), Some(batch(&[4]))]).unwrap();
+        }
         assert_eq!(cuda.pool().allocations(), 0, "{recipe:?}");
     }
+}
+
+#[test]
+fn the_plan_of_runs_side_by_side_is_what_they_take_to_the_byte() {
+    let lora = |dropout| LoraConfig { rank: 8, dropout, ..LoraConfig::default() };
+    for (number, model) in models().into_iter().enumerate() {
+        let Some(emulator) = Emulator::new((8 + number as u32, 0)) else { return };
+        let cuda = Cuda::new(Arc::new(emulator));
+        let recipe = recipe(|config| config.lora = Some(lora(0.1 * number as f64)));
+        let passes = passes().side_by_side(3);
+        let place = Place::of(&cuda).unwrap();
+        let plan = MemoryPlan::new(&model, &recipe, &passes, &place).unwrap();
+        let alone = MemoryPlan::new(&model, &recipe, &self::passes(), &place).unwrap();
+        // One base, three adapters.
+        let base = 2 * model_parameters(&model);
+        let of_adapter = part(&alone, Use::Weights) - base;
+        assert_eq!(part(&plan, Use::Weights), base + 3 * of_adapter);
+        assert_eq!(part(&plan, Use::States), 3 * part(&alone, Use::States));
+
+        plan.reserve(&cuda).unwrap();
+        let recipe = Recipe { recompute: Some(plan.recompute), ..recipe };
+        let (meeting, base) = (Arc::new(Meeting::default()), Model::random(model.clone(), 7));
+        let seated = (0..3).map(|_| meeting.join(|| Ok(base.copy_as(cuda.clone(), Kind::Frozen))));
+        let models = seated.collect::<Result<Vec<_>>>().unwrap();
+        side_by_side(models, |run, mut decoder| {
+            decoder.attach(recipe.lora.clone().unwrap(), Base::default(), run as u64);
+            let mut engine = Engine::alone(decoder, &recipe)?;
+            engine.model.reserve(passes.room);
+            run_through(&mut engine, &recipe, (&passes, run))?;
+            // One run has less to do than the others, which go on without it.
+            engine.model.reserve(passes.room);
+            let others = [Some(batch(&[12])), Some(batch(&[1, 3]))];
+            (0..=run).try_for_each(|_| one_step(&mut engine, &recipe, &others))
+        })
+        .unwrap();
+        cuda.check().unwrap();
+        assert_eq!(of_card(&cuda), plan.parts);
+        assert_eq!((cuda.pool().top() as u64, cuda.pool().allocations()), (plan.total(), 0));
+    }
+}
+
+/// A model of 0.5B as far as its widths go.
+fn wide() -> ModelConfig {
+    let text = r#"{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 896,
+        "num_hidden_layers": 2, "num_attention_heads": 14, "num_key_value_heads": 2,
+        "intermediate_size": 4864, "vocab_size": 151936, "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "tie_word_embeddings": true, "hidden_act": "silu"}"#;
+    ModelConfig::parse(text, Path::new("config.json")).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 30, ..ProptestConfig::with_cases(12) })]
+    #[test]
+    fn no_batch_takes_more_than_the_plan(
+        seed in 0_u64..1000,
+        hopper in any::<bool>(),
+        setting in 0_usize..4,
+        sizes in prop::collection::vec(prop::collection::vec((1_usize..1500, 0_usize..4), 1..12), 2..5),
+    ) {
+        let recipe = recipe(|config| match setting {
+            0 => {}
+            1 => (config.optimizer_in_backward, config.clip) = (Some(true), Some(0.0)),
+            dropout => config.lora = Some(LoraConfig {
+                rank: 8, dropout: 0.1 * (dropout - 2) as f64, ..LoraConfig::default()
+            }),
+        });
+        // Of each document all of its rows count, or some, or few, or none.
+        let batches: Vec<Batch> = sizes.iter().map(|documents| {
+            let mut all = batch(&documents.iter().map(|of| of.0).collect::<Vec<_>>());
+            let of_row = documents.iter().flat_map(|&(rows, share)| (0..rows).map(move |_| share));
+            for (row, (target, share)) in all.targets.iter_mut().zip(of_row).enumerate() {
+                let counts = row == 0 || share > 0 && row.is_multiple_of([1, 1, 7, 50][share]);
+                *target = if counts { (seed as usize % 100 + row) as i32 } else { -1 };
+            }
+            all
+        }).collect();
+        let most = batches.iter().fold(Most::default(), |most, batch| {
+            let counted = batch.targets.iter().filter(|&&target| target >= 0).count();
+            Most {
+                rows: most.rows.max(batch.tokens.len()),
+                counted: most.counted.max(counted),
+                documents: most.documents.max(batch.documents.len() - 1),
+            }
+        });
+        let longest = sizes.iter().flatten().map(|of| of.0).max().unwrap();
+        let (model, passes) = (wide(), Passes::new(most, Some(most), longest, 1));
+        let Place::Card { mut facts, .. } = Place::imagined(80_000_000_000) else { unreachable!() };
+        facts.capability = (if hopper { 9 } else { 8 }, 0);
+        let place = Place::Card { facts: facts.clone(), available: facts.memory, host: None };
+        let plan = MemoryPlan::new(&model, &recipe, &passes, &place).unwrap();
+
+        let cuda = Cuda::new(Arc::new(Counter::new(facts)));
+        plan.reserve(&cuda).unwrap();
+        let mut decoder = Decoder::zeros_as(cuda.clone(), recipe.weights(), model);
+        if let Some(lora) = &recipe.lora {
+            decoder.attach_zeros(lora.clone());
+        }
+        let recipe = Recipe { recompute: Some(plan.recompute), ..recipe };
+        let mut engine = Engine::alone(decoder, &recipe).unwrap();
+        engine.model.reserve(passes.room);
+        for batch in batches.iter().chain(&batches).chain(&batches) {
+            one_step(&mut engine, &recipe, &[Some(batch.clone()), Some(batches[0].clone())]).unwrap();
+            prop_assert_eq!(cuda.pool().allocations(), 0);
+            prop_assert!(cuda.pool().top() as u64 <= plan.total());
+        }
+        prop_assert_eq!(cuda.pool().generation(), 0, "recordings kept their memory");
+        prop_assert_eq!(engine.model.refusal(), None);
+    }
+}
+
+/// Parameters of a model.
+fn model_parameters(model: &ModelConfig) -> u64 {
+    Model::random(model.clone(), 7).parameter_count() as u64
 }
 
 /// A parallel model with normed heads, and one whose halves are normed before they are added, wide enough for a card.
@@ -207,7 +319,7 @@ fn plan_of(model: &ModelConfig, recipe: &Recipe) -> MemoryPlan {
 }
 
 fn part(plan: &MemoryPlan, purpose: Use) -> u64 {
-    plan.parts.iter().find(|part| part.0 == purpose).map_or(0, |part| part.1)
+    plan.part(purpose)
 }
 
 #[test]

@@ -79,7 +79,7 @@ const LAUNCH_BOUND: usize = 200_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Filling {
     /// The most rows that are filled up, and of whose passes recordings are made.
-    most: usize,
+    pub most: usize,
 }
 
 impl Filling {

@@ -44,6 +44,7 @@ pub use cache::{KvCache, Logits};
 pub use config::ModelConfig;
 pub use folder::Dtype;
 pub use peft::Base;
+pub use repeats::MOST as KEPT_RECORDINGS;
 pub use side_by_side::{Meeting, Seat};
 pub use stand::Stand;
 pub use training::{Room, Take};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::ModelConfig;
+use super::{ModelConfig, Room};
 use super::activations::{Activations, Purpose, Recompute};
 use super::adapter::{Trained, Widths};
 use super::batch::{Batch, Filling, Joined, Packed, scalar};
@@ -32,6 +32,8 @@ pub(super) struct Memory<B: Backend> {
     aside: Option<(Aside<B::Tensor>, usize)>,
     /// A linear map that stands packed, for the time of its product.
     pub unpacked: Option<RefCell<B::Tensor>>,
+    /// What each run's gradient is multiplied by `[1]`.
+    scales: Vec<B::Tensor>,
     /// Training passes that may come again, in this memory.
     pub repeats: Repeats<B>,
 }
@@ -44,6 +46,7 @@ impl<B: Backend> Default for Memory<B> {
             inference: None,
             aside: None,
             unpacked: None,
+            scales: Vec::new(),
             repeats: Repeats::default(),
         }
     }
@@ -86,6 +89,26 @@ impl<B: Backend> Memory<B> {
             let new = || RefCell::new(backend.zeros(Kind::Activation, packing.largest()));
             self.unpacked.get_or_insert_with(new);
         }
+    }
+
+    /// Takes all that passes of at most this room need.
+    pub fn reserve_room(
+        &mut self,
+        backend: &B,
+        config: &ModelConfig,
+        (room, recompute): (Room, Recompute),
+        adapter: Option<&Attached<B::Tensor>>,
+        packing: Option<&Packing>,
+    ) {
+        let widths = adapter.map(|attached| attached.layout.widths()).unwrap_or_default();
+        if room.inference > 0 {
+            self.reserve(backend, config, (room.inference, Purpose::Inference), widths);
+        }
+        let rows = Filling::of(backend, config).most(room.training);
+        self.reserve(backend, config, (rows, Purpose::Training(recompute)), widths);
+        self.reserve_angles(backend, config, room.longest);
+        self.reserve_unpacked(backend, packing);
+        self.reserve_aside(backend, config, adapter, rows);
     }
 
     /// Sees to it that there is room for passes over so many rows.
@@ -223,8 +246,15 @@ impl<B: Backend> Ground<'_, B> {
             memory.reserve_aside(backend, config, adapter, rows);
         }
         memory.reserve_unpacked(backend, self.packing);
-        let Memory { angles: (angles, _), training, inference, aside, unpacked, repeats: held } =
-            memory;
+        let Memory {
+            angles: (angles, _),
+            training,
+            inference,
+            aside,
+            unpacked,
+            scales,
+            repeats: held,
+        } = memory;
         let unpacking = self.packing.zip(unpacked.as_ref());
         let aside = aside.as_ref().map(|(aside, _)| aside);
         let kept = if is_training { training } else { inference };
@@ -241,7 +271,7 @@ impl<B: Backend> Ground<'_, B> {
         let on = Over { backend, config, lanes, aside, unpacking, angles, rows };
         match &mut into[..] {
             [into] if repeats && between.is_none() => self.again(&on, kept, held, joined, into),
-            _ => self.once(&on, kept, joined, &mut into, between),
+            _ => self.once(&on, (kept, scales), joined, &mut into, between),
         }
         let losses = backend.values(&kept.head.losses, counted);
         backend.check()?;
@@ -254,13 +284,18 @@ impl<B: Backend> Ground<'_, B> {
     fn once(
         &mut self,
         on: &Over<'_, B>,
-        kept: &mut Activations<B::Tensor>,
+        (kept, scales): (&mut Activations<B::Tensor>, &mut Vec<B::Tensor>),
         joined: Joined,
         into: &mut [Into<'_, B::Tensor>],
         mut between: Option<&mut Between<'_, B::Tensor>>,
     ) {
         let (backend, packed) = (self.backend, joined.pack(self.backend));
-        let scales: Vec<_> = into.iter().map(|(scale, _)| scalar(backend, *scale)).collect();
+        for (i, (scale, _)) in into.iter().enumerate() {
+            match scales.get_mut(i) {
+                Some(held) => backend.write(held, &[*scale]),
+                None => scales.push(scalar(backend, *scale)),
+            }
+        }
         let mut onto: Vec<Onto<'_, _>> =
             scales.iter().zip(into).map(|(scale, (_, own))| (scale, &mut **own)).collect();
         on.forward(self.weights, &packed, kept, &mut onto);

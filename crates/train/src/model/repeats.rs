@@ -6,8 +6,8 @@ use super::activations::Recompute;
 use super::batch::{Joined, Packed, scalar};
 use crate::ops::Backend;
 
-/// Recordings that are kept; the one that was used longest ago goes first.
-const MOST: usize = 16;
+/// Recordings of training passes that are kept; the one that was used longest ago goes first.
+pub const MOST: usize = 16;
 
 /// What must be the same for a pass to be the same work.
 #[derive(Clone, Debug, PartialEq, Eq)]

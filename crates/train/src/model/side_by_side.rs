@@ -16,6 +16,7 @@ use super::passes::{Ground, Memory, Run};
 use super::projection::{Into, Moment};
 use super::{Attached, Decoder, ModelConfig};
 use crate::batches::MICRO_BATCH_TOKENS;
+use crate::memory::Places;
 use crate::ops::{Backend, Gathering};
 
 /// Where runs over one base meet.
@@ -26,6 +27,8 @@ pub struct Meeting<B: Backend> {
     changed: Condvar,
     /// How batches come together, where that is not left to the backend.
     gathering: Option<Gathering>,
+    /// How many runs their device has room for, and the rest of what is planned for all of them.
+    pub(crate) places: Places,
 }
 
 struct Table<B: Backend> {
@@ -67,8 +70,9 @@ impl<B: Backend> Default for Meeting<B> {
     fn default() -> Self {
         let (brought, done, memories) = (Vec::new(), BTreeMap::new(), Vec::new());
         let table = Table { next: 0, seated: 0, brought, done, passing: 0, memories };
-        let (base, changed) = (Mutex::default(), Condvar::new());
-        Self { base, table: Mutex::new(table), changed, gathering: None }
+        let (base, places) = (Mutex::default(), Places::default());
+        let (table, changed) = (Mutex::new(table), Condvar::new());
+        Self { base, table, changed, gathering: None, places }
     }
 }
 
@@ -142,6 +146,16 @@ impl<B: Backend> Drop for Seat<B> {
 }
 
 impl<B: Backend> Seat<B> {
+    /// Does something about the memory of passes before the first of them.
+    pub(super) fn with_memory(&self, work: impl FnOnce(&mut Memory<B>)) {
+        let mut table = self.meeting.table();
+        if table.passing == 0 {
+            let mut memory = table.memories.pop().unwrap_or_default();
+            work(&mut memory);
+            table.memories.push(memory);
+        }
+    }
+
     /// Brings a checked batch and waits for its losses; the adapter and the gradients are lent.
     pub(super) fn pass(
         &self,

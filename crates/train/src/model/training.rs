@@ -4,7 +4,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::activations::{Purpose, Recompute};
+use super::activations::Recompute;
 use super::adapter::{Layout, Lora, Trained};
 use super::batch::Filling;
 use super::passes::{Between, Ground, Run};
@@ -29,24 +29,27 @@ pub struct Room {
 }
 
 impl<B: Backend + Clone> Decoder<B> {
-    /// A decoder of zeros, with an adapter of zeros where one is asked for: for its memory alone.
+    /// A decoder of zeros: for its memory alone.
     #[must_use]
-    pub fn zeros_as(
-        backend: B,
-        stand: Stand,
-        config: super::ModelConfig,
-        lora: Option<&Lora>,
-    ) -> Self {
+    pub fn zeros_as(backend: B, stand: impl Into<Stand>, config: super::ModelConfig) -> Self {
+        let stand = stand.into();
         let zeros = |backend: &B, spec: &Spec| Ok(stand.zeros(backend, spec));
-        let mut decoder = Self::build(backend, config, stand, zeros).expect("zeros cannot fail");
-        if let Some(lora) = lora {
-            let layout = Layout::new(lora.clone(), &decoder.specs);
-            let zeros = |spec: &Spec| decoder.backend.zeros(Kind::Weight, spec.elements());
-            let tensors = layout.specs().map(zeros);
-            let attached = Attached::new(&decoder.backend, layout, tensors, Base::default());
-            decoder.adapter = Some(attached);
-        }
-        decoder
+        Self::build(backend, config, stand, zeros).expect("zeros cannot fail")
+    }
+
+    /// Puts an adapter of zeros beside the weights: for its memory alone.
+    pub fn attach_zeros(&mut self, lora: Lora) {
+        let layout = Layout::new(lora, &self.specs);
+        let zeros = |spec: &Spec| self.backend.zeros(Kind::Weight, spec.elements());
+        let tensors = layout.specs().map(zeros);
+        let attached = Attached::new(&self.backend, layout, tensors, Base::default());
+        self.adapter = Some(attached);
+    }
+
+    /// The most rows of a training pass that is filled up, and recorded where its shape comes again.
+    #[must_use]
+    pub fn filled_rows(&self) -> usize {
+        Filling::of(&self.backend, &self.config).most
     }
 
     /// What training passes make again in place of keeping it; no bit of a result depends on it.
@@ -56,20 +59,16 @@ impl<B: Backend + Clone> Decoder<B> {
 
     /// Takes the memory that passes need, so that no later pass within it takes any.
     pub fn reserve(&mut self, room: Room) {
-        if self.seat.is_some() {
+        let Self { backend, config, memory, adapter, packing, recompute, seat, .. } = self;
+        let adapter = adapter.as_ref();
+        let (room, packing) = ((room, *recompute), packing.as_deref());
+        match seat {
             // Passes are done in memory that all runs share.
-            return;
+            Some(seat) => seat.with_memory(|memory| {
+                memory.reserve_room(backend, config, room, adapter, packing);
+            }),
+            None => memory.reserve_room(backend, config, room, adapter, packing),
         }
-        let Self { backend, config, memory, adapter, .. } = self;
-        let widths = adapter.as_ref().map(|attached| attached.layout.widths()).unwrap_or_default();
-        if room.inference > 0 {
-            memory.reserve(backend, config, (room.inference, Purpose::Inference), widths);
-        }
-        let rows = Filling::of(backend, config).most(room.training);
-        memory.reserve(backend, config, (rows, Purpose::Training(self.recompute)), widths);
-        memory.reserve_angles(backend, config, room.longest);
-        memory.reserve_unpacked(backend, self.packing.as_deref());
-        memory.reserve_aside(backend, config, adapter.as_ref(), rows);
     }
 
     /// Says that the training passes from here on are those of a step, from one of its rows on, on which
