@@ -28,7 +28,8 @@ use crate::{
     device::Opened,
     disk::explain_full_disk,
     encoder::Encoder,
-    model::{Decoder, Model, ModelConfig, peft},
+    memory::{Asked, GenerationPlan, Place},
+    model::{Decoder, Model, ModelConfig, PREFILL, peft},
     ops::{
         Backend, Kind,
         sample::{Choice, NO_TOKEN},
@@ -108,6 +109,13 @@ impl GenerateConfig {
             bail_user!("generate.stop holds an empty text, which would end every answer at once");
         }
         Ok(())
+    }
+}
+
+impl GenerateConfig {
+    /// What it asks for, of prompts of these lengths.
+    fn asked<'a>(&self, lengths: &'a [usize]) -> Asked<'a> {
+        Asked { lengths, new: self.max_new_tokens, slots: self.batch_size }
     }
 }
 
@@ -225,9 +233,25 @@ pub fn generate(
         ctx,
     };
     generator.encode_prompts(examples, prompts)?;
+    let (context, shape) = (generator.context, &model_config);
     match config.device.open(0, ctx)? {
-        Opened::Cpu => generator.answer(Model::load(model)?)?,
-        Opened::Cuda(cuda) => generator.answer(Decoder::load_as(cuda, Kind::Frozen, model)?)?,
+        Opened::Cpu => {
+            let lengths = generator.lengths();
+            let slots = slots::wanted(config.batch_size, lengths.len(), false);
+            let answers = (config.max_new_tokens, context);
+            generator.answer(Model::load(model)?, Room::new(slots, &lengths, answers, PREFILL))?;
+        }
+        Opened::Cuda(cuda) => {
+            let lengths = generator.lengths();
+            let plans = GenerationPlan::all(shape, config.asked(&lengths), &Place::of(&cuda)?)?;
+            GenerationPlan::reserve(&plans, &cuda)?;
+            let mut loaded = Decoder::load_as(cuda.clone(), Kind::Frozen, model)?;
+            for plan in plans {
+                ctx.log(plan.to_string());
+                plan.begin(&cuda);
+                loaded = generator.answer(loaded, plan.room)?;
+            }
+        }
     }
     generator.bar.finish();
     let mut summary = generator.sink.finish()?;
@@ -245,6 +269,29 @@ pub fn generate(
         ));
     }
     Ok(summary)
+}
+
+/// What [`generate`] would do, told without a model's weights: the plans of the caches that would answer the prompts,
+/// one after the other, on the device that is there or on a card of so many bytes that is not.
+///
+/// # Errors
+/// Those of the settings, the model's config and tokenizer, the prompts and the device; a user error where the
+/// card has too little memory.
+pub fn plan(
+    config: &GenerateConfig,
+    model: &Path,
+    prompts: &Path,
+    (card, ctx): (Option<u64>, &Context),
+) -> Result<Vec<GenerationPlan>> {
+    config.check()?;
+    let encoder = Encoder::load(&peft::tokenizer_folder(model)?)?;
+    let shape = ModelConfig::load(model)?;
+    encoder.tokenizer.check_fits(shape.vocab_size)?;
+    let examples = read_prompts(prompts, &config.tasks)?;
+    let lengths = examples.par_iter().map(|example| Ok(encoder.prompt(&example.messages)?.1.len()));
+    let mut lengths = lengths.collect::<Result<Vec<_>>>()?;
+    lengths.retain(|&length| (1..shape.max_position_embeddings).contains(&length));
+    GenerationPlan::all(&shape, config.asked(&lengths), &Place::open(config.device, card, ctx)?)
 }
 
 const STOP: &str = "stop";
@@ -315,29 +362,31 @@ impl Generator<'_> {
         Ok(())
     }
 
-    /// Answers all that waits.
-    fn answer<B: Backend + Clone>(&mut self, mut model: Decoder<B>) -> Result<()> {
-        let GenerateConfig { temperature, top_k, top_p, max_new_tokens, batch_size, .. } =
-            *self.config;
+    /// Tokens of each prompt that waits.
+    fn lengths(&self) -> Vec<usize> {
+        self.waiting.iter().map(|waiting| waiting.ids.len()).collect()
+    }
+
+    /// Answers all that waits and is long enough for the cache.
+    fn answer<B: Backend + Clone>(
+        &mut self,
+        mut model: Decoder<B>,
+        room: Room,
+    ) -> Result<Decoder<B>> {
+        let GenerateConfig { temperature, top_k, top_p, .. } = *self.config;
         let choice = Choice { temperature, top_k, top_p };
-        let mut told = false;
-        while let Some(longest) = self.waiting.iter().map(|waiting| waiting.ids.len()).max() {
-            let prompts = (self.waiting.len(), longest, max_new_tokens);
-            let room = Room::find(&model, batch_size, model.free_memory(), prompts)?;
-            if room.shortest > 0 {
-                // Few slots at first, for the longest.
-                let waiting = self.waiting.make_contiguous();
-                waiting.sort_by_key(|waiting| std::cmp::Reverse(waiting.ids.len()));
-            }
-            let mut times = self.times;
-            let refusal = slots::run(&mut model, room, choice, self, &mut times)?;
-            self.times = times;
-            if let Some(why) = refusal.filter(|_| !told) {
-                told = true;
-                self.ctx.warn(format!("steps run one launch at a time, which is slower: {why}"));
-            }
+        if room.shortest > 0 {
+            // Few slots at first, for the longest.
+            let waiting = self.waiting.make_contiguous();
+            waiting.sort_by_key(|waiting| std::cmp::Reverse(waiting.ids.len()));
         }
-        Ok(())
+        let mut times = self.times;
+        let refusal = slots::run(&mut model, room, choice, self, &mut times)?;
+        self.times = times;
+        if let Some(why) = refusal {
+            self.ctx.warn(format!("steps run one launch at a time, which is slower: {why}"));
+        }
+        Ok(model)
     }
 
     /// Takes an answer, and writes all whose turn has come.

@@ -4,18 +4,15 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use artifact::bail_user;
-use artifact::text::count;
+use serde::Serialize;
 
-use crate::model::{Decoder, KvCache};
+use crate::model::{Decoder, KvCache, LEAST_REACH};
 use crate::ops::Backend;
 use crate::ops::sample::Choice;
 
 /// Slots where nobody says how many: on the processor, and on a card at most.
 const SLOTS: usize = 16;
 const SLOTS_AHEAD: usize = 256;
-/// Of the free memory the cache takes at most so much; the rest is for what steps write.
-const SHARE: f64 = 0.9;
 
 /// Where prompts come from and tokens go.
 pub trait Answers {
@@ -42,8 +39,15 @@ pub trait Answers {
     fn pause(&mut self) -> Result<()>;
 }
 
-/// A cache's measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Slots where nobody says how many: on the processor, and on a card at most, of which there are never more than
+/// prompts.
+pub fn wanted(asked: usize, prompts: usize, on_card: bool) -> usize {
+    let usual = if on_card { SLOTS_AHEAD } else { SLOTS };
+    if asked > 0 { asked } else { usual }.min(prompts).max(1)
+}
+
+/// A cache's measures, and the most that its prompts have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Room {
     /// Prompts side by side.
     pub slots: usize,
@@ -51,44 +55,51 @@ pub struct Room {
     pub capacity: usize,
     /// Prompts with fewer tokens wait for a cache of shorter slots, of which there can be more.
     pub shortest: usize,
+    /// Tokens of the longest prompt.
+    pub longest: usize,
+    /// Prompts that are run together, and their tokens.
+    pub prompts: usize,
+    /// The tokens of those.
+    pub tokens: usize,
 }
 
 impl Room {
-    /// The cache for prompts that wait, `prompts` of them with at most `longest` tokens; `asked`: slots
-    /// asked for, or 0;
-    /// `free`: bytes of memory, where that is for the engine to share out.
-    ///
-    /// # Errors
-    /// A user error where memory has no room for one slot.
-    pub fn find<B: Backend + Clone>(
-        model: &Decoder<B>,
-        asked: usize,
-        free: Option<u64>,
-        (prompts, longest, new): (usize, usize, usize),
-    ) -> Result<Self> {
-        let capacity = (longest + new).min(model.config().max_position_embeddings);
-        let usual = if model.most_steps() > 1 { SLOTS_AHEAD } else { SLOTS };
-        let wanted = if asked > 0 { asked } else { usual }.min(prompts).max(1);
-        let (pass, slot) = (model.pass_bytes(longest), KvCache::slot_bytes(model, capacity));
-        let Some(free) = free else {
-            return Ok(Self { slots: wanted, capacity, shortest: 0 });
-        };
-        // One slot more is for rows that only fill up.
-        let fits = ((free as f64 * SHARE) as u64).saturating_sub(pass) / slot.max(1);
-        match fits.saturating_sub(1) as usize {
-            0 => bail_user!(
-                "generation: a prompt of {} tokens with an answer of up to {} needs {} MB of the card's memory beside the \
-                 model, of which {} MB are free; shorten the answers (max_new_tokens) or leave out the longest prompts",
-                count(longest as u64),
-                count(new as u64),
-                count((pass + 2 * slot).div_ceil(1_000_000)),
-                count(free / 1_000_000)
-            ),
-            fits if fits < wanted => {
-                Ok(Self { slots: fits, capacity, shortest: (capacity / 2).saturating_sub(new) })
-            }
-            _ => Ok(Self { slots: wanted, capacity, shortest: 0 }),
+    /// A cache of so many slots for prompts of these lengths, whose answers have up to `new` tokens in a context of
+    /// `context`; prompts are run together up to `together` tokens.
+    pub fn new(
+        slots: usize,
+        lengths: &[usize],
+        (new, context): (usize, usize),
+        together: usize,
+    ) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(1);
+        let prompts = slots.min(lengths.len()).min(together).max(1);
+        let most = (prompts * longest).min(lengths.iter().sum());
+        Self {
+            slots,
+            capacity: (longest + new).min(context),
+            shortest: 0,
+            longest,
+            prompts,
+            tokens: longest.max(most.min(together)),
         }
+    }
+
+    /// Lengths of prompts that are run together, as many and with as many tokens as there can be.
+    pub fn fullest(&self) -> Vec<usize> {
+        let mut left = self.tokens.min(self.prompts * self.longest).max(self.prompts);
+        let of = |after: usize| {
+            let length = self.longest.min(left - after);
+            left -= length;
+            length
+        };
+        (0..self.prompts).rev().map(of).collect()
+    }
+
+    /// For how many numbers of positions steps are recorded.
+    pub fn reaches(&self) -> u64 {
+        let all = std::iter::successors(Some(LEAST_REACH), |reach| Some(2 * reach));
+        all.take_while(|&reach| reach < self.capacity).count() as u64 + 1
     }
 }
 
@@ -113,7 +124,10 @@ pub fn run<B: Backend + Clone, A: Answers>(
     answers: &mut A,
     times: &mut Times,
 ) -> Result<Option<String>> {
+    model.release_passes();
     let mut cache = KvCache::new(model, room.slots, room.capacity);
+    model.reserve_prompts(&room);
+    cache.reserve_steps(model);
     let mut active: Vec<Option<A::Item>> = (0..room.slots).map(|_| None).collect();
     loop {
         answers.pause()?;

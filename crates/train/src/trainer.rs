@@ -310,7 +310,7 @@ pub fn plan(
     (card, ctx): (Option<u64>, &Context),
 ) -> Result<Planned> {
     let setup = Setup::new(config, base, data, shared, (Purpose::Planning, ctx))?;
-    let place = Place::open(&setup.recipe, card, ctx)?;
+    let place = Place::open(setup.recipe.device, card, ctx)?;
     let passes = Passes::of(&setup, &setup.recipe, setup.sequence_length);
     let memory = memory::settle(&setup, &passes, &place)?;
     Ok(Planned { outline: setup.outline(), memory })

@@ -1,6 +1,6 @@
 //! `isogloss generate`: a model's answers to prompts, on plain files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::train::device::Device;
 use ::train::{GenerateConfig, RunLabels};
@@ -13,7 +13,8 @@ use clap::Args as ClapArgs;
 use serde_json::Value;
 
 use super::files::{Input, Output, publish, set, settings};
-use crate::remote::{data_file, model_folder};
+use crate::console::print;
+use crate::remote::{data_file, model_folder, outline_folder};
 
 /// Answers prompts with a model.
 ///
@@ -26,6 +27,7 @@ Examples:
       --factor n=100 --factor train_langs=en,es
   isogloss generate --model tuned/model --data prompts.parquet --out answers --device cuda \\
       --temperature 0.7 --top-p 0.9
+  isogloss generate --model models/large --data prompts.parquet --dry-run --memory 80GB
   isogloss generate --model tuned/model --data prompts.parquet --out - | python read_arrow.py")]
 pub struct Args {
     /// The model: a Hugging Face folder, or hf://owner/name[@revision].
@@ -86,9 +88,19 @@ pub struct Args {
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
 
+    /// Reads the prompts, checks everything and tells what memory the answers would take, and how many slots that
+    /// leaves; answers nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// With --dry-run: plans the memory for a card of this size that need not be there (141GB, 80GiB). The model's
+    /// folder needs no weights then, config.json and the tokenizer are enough.
+    #[arg(long, value_name = "SIZE", requires = "dry_run", value_parser = super::train::card_memory)]
+    memory: Option<u64>,
+
     /// The folder to write, or `-` for an Arrow IPC stream on stdout.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
 }
 
 /// Does what `isogloss generate` was asked for.
@@ -111,15 +123,34 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let factors = factors(given)?;
     let mixture_id = args.mixture_id.as_deref();
     let labels = RunLabels { run_id: &run_id, mixture_id, factors: &factors };
-    let model = model_folder(&args.model, ctx)?;
     let data = Input::open(&data_file(&args.data, ctx)?, &[&EXAMPLES])?;
+    let Some(out) = args.out.filter(|_| !args.dry_run) else {
+        let folder = outline_folder(&args.model, ctx)?;
+        return plan(&config, &folder, &data, (args.memory, ctx));
+    };
+    let model = model_folder(&args.model, ctx)?;
     let output = Output {
-        out: &args.out,
+        out: &out,
         stage: "generate",
         main: Some("generations.parquet"),
         resume: false,
     };
     publish(&output, ctx, |out| ::train::generate(&config, &model, &data.path, labels, out, ctx))
+}
+
+/// Tells what the answers would take, one cache after the other.
+fn plan(
+    config: &GenerateConfig,
+    model: &Path,
+    data: &Input,
+    card: (Option<u64>, &Context),
+) -> Result<()> {
+    let plans = ::train::generate::plan(config, model, &data.path, card)?;
+    if plans.is_empty() {
+        return print("no prompt leaves room for an answer in the model's context");
+    }
+    let all: Vec<String> = plans.iter().map(ToString::to_string).collect();
+    print(all.join("\n\nthen, for the shorter prompts:\n"))
 }
 
 /// The factors that `--factor` names, later ones in place of earlier ones.

@@ -322,13 +322,6 @@ impl Backend for Cuda {
         values
     }
 
-    fn free_memory(&self) -> Option<u64> {
-        Some(self.run(|| {
-            self.pool.release();
-            Ok(self.driver.free_memory()? + self.pool.idle() as u64)
-        }))
-    }
-
     fn runs_ahead(&self) -> usize {
         RUNS_AHEAD
     }

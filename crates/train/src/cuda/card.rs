@@ -254,11 +254,6 @@ impl Driver for Card {
         }
     }
 
-    fn free_memory(&self) -> Result<u64> {
-        self.enter()?;
-        Ok(result::mem_get_info()?.0 as u64)
-    }
-
     fn copy_in(&self, to: Address, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());

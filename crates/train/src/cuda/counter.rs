@@ -84,9 +84,6 @@ impl Driver for Counter {
         Ok(self.place(bytes))
     }
     fn free(&self, _: Address) {}
-    fn free_memory(&self) -> Result<u64> {
-        Ok(self.facts.free)
-    }
     fn copy_in(&self, _: Address, _: &[u8]) -> Result<()> {
         Ok(())
     }

@@ -157,11 +157,6 @@ pub trait Driver: Send + Sync {
     fn allocate(&self, bytes: usize) -> Result<Address>;
     /// Gives memory back.
     fn free(&self, at: Address);
-    /// Bytes of memory that are free now.
-    ///
-    /// # Errors
-    /// If the device reports a fault.
-    fn free_memory(&self) -> Result<u64>;
     /// Copies from the host.
     ///
     /// # Errors

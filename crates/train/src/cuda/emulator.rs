@@ -344,12 +344,6 @@ impl Driver for Emulator {
         }
     }
 
-    fn free_memory(&self) -> Result<u64> {
-        let taken: usize =
-            self.memory.lock().expect("no panic while it is held").iter().map(|m| m.1).sum();
-        Ok(self.facts.memory.saturating_sub(taken as u64))
-    }
-
     fn copy_in(&self, to: Address, bytes: &[u8]) -> Result<()> {
         self.refuse_in_recording("a copy from the host")?;
         // SAFETY: the caller owns the range.

@@ -181,7 +181,8 @@ fn answers_do_not_depend_on_slots_and_recordings() {
         for &slots in slots {
             let before = emulator.replays();
             let mut asked = Asked::new(prompts, most);
-            let room = Room { slots, capacity: 13 + most, shortest: 0 };
+            let lengths: Vec<usize> = asked.waiting.iter().map(|(_, ids)| ids.len()).collect();
+            let room = Room::new(slots, &lengths, (most, 64), 20);
             let mut times = Times::default();
             let refusal = slots::run(&mut model, room, choice, &mut asked, &mut times);
             assert_eq!(refusal.expect("answers"), None);
@@ -189,26 +190,4 @@ fn answers_do_not_depend_on_slots_and_recordings() {
             assert!(emulator.replays() > before, "steps are run by their recordings");
         }
     }
-}
-
-#[test]
-fn the_cache_has_the_slots_that_memory_has_room_for() {
-    let Some((_, ops)) = device() else { return };
-    let model: Decoder<Cuda> = Model::random(tiny(QWEN3), 7).copy_to(ops.clone());
-    let plenty = model.free_memory();
-    assert!(plenty.is_some_and(|free| free > 1 << 29), "{plenty:?}");
-    let room = |asked, free, prompts| Room::find(&model, asked, free, prompts);
-    let all = |slots, capacity| Room { slots, capacity, shortest: 0 };
-    assert_eq!(room(0, plenty, (1000, 60, 40)).expect("room"), all(256, 100));
-    assert_eq!(room(5, plenty, (1000, 60, 100)).expect("room"), all(5, 128));
-    assert_eq!(room(5, plenty, (2, 60, 1)).expect("room"), all(2, 61));
-    // Nine tenths of this hold the pass, seven slots and the spare one: prompts of half the slots' length
-    // wait for a cache with more.
-    let slot = KvCache::slot_bytes(&model, 80);
-    let free = |slots: u64| Some((model.pass_bytes(60) + slots * slot + 100) * 10 / 9);
-    let few = Room { slots: 7, capacity: 80, shortest: 20 };
-    assert_eq!(room(0, free(8), (1000, 60, 20)).expect("room"), few);
-    assert_eq!(room(9, free(8), (1000, 60, 20)).expect("room"), few);
-    let error = room(0, free(1), (1000, 60, 20)).expect_err("no room").to_string();
-    assert!(error.contains("max_new_tokens") && error.contains("60 tokens"), "{error}");
 }

@@ -5,11 +5,13 @@
 //! have one plan.
 
 mod advice;
+mod generation;
 mod passes;
 mod places;
 #[cfg(test)]
 mod tests;
 
+pub use generation::{Asked, GenerationPlan};
 pub use passes::Passes;
 pub use places::{PlaceTaken, Places};
 
@@ -27,7 +29,7 @@ use crate::config::{Recipe, TrainConfig};
 use crate::cuda::driver::Facts;
 use crate::cuda::memory::Use;
 use crate::cuda::{Counter, Cuda};
-use crate::device::Opened;
+use crate::device::{Device, Opened};
 use crate::model::{Batch, Decoder, KEPT_RECORDINGS, Meeting, ModelConfig, Recompute};
 use crate::ops::Backend as _;
 use crate::parallel::engine::Engine;
@@ -89,15 +91,15 @@ impl Place {
         Ok(Self::Card { facts, available, host: available_on_host() })
     }
 
-    /// The device that a recipe runs on, or a card of so many bytes that is not there.
+    /// A device, or a card of so many bytes that is not there.
     ///
     /// # Errors
     /// If the device cannot be opened.
-    pub fn open(recipe: &Recipe, card: Option<u64>, ctx: &Context) -> Result<Self> {
+    pub fn open(device: Device, card: Option<u64>, ctx: &Context) -> Result<Self> {
         if let Some(bytes) = card {
             return Ok(Self::imagined(bytes));
         }
-        match recipe.device.open(0, ctx)? {
+        match device.open(0, ctx)? {
             Opened::Cpu => Ok(Self::processor()),
             Opened::Cuda(cuda) => Self::of(&cuda),
         }
@@ -426,7 +428,7 @@ pub fn bound(
     (card, ctx): (Option<u64>, &Context),
 ) -> Result<MemoryPlan> {
     let (recipe, model) = (config.resolve()?, ModelConfig::load(folder)?);
-    let place = Place::open(&recipe, card, ctx)?;
+    let place = Place::open(recipe.device, card, ctx)?;
     let most = if recipe.lora.is_some() && recipe.ranks == 1 { side_by_side } else { 1 };
     let most = if matches!(place, Place::Card { .. }) { most } else { 1 };
     MemoryPlan::of_several(&model, &recipe, (&Passes::at_most(&model, &recipe), most), &place)

@@ -40,7 +40,7 @@ impl Most {
 
     /// The same in no more than so many rows.
     fn within(self, rows: usize) -> Self {
-        let rows = rows.min(self.rows);
+        let rows = rows.min(self.rows).max(1);
         Self { rows, counted: self.counted.min(rows), documents: self.documents.min(rows) }
     }
 
@@ -57,6 +57,11 @@ impl Most {
         batch.targets = (0..rows).map(|row| if row < counted { 0 } else { -1 }).collect();
         batch
     }
+}
+
+/// What a validation has at most, or a single row where there is none.
+fn validation_or_least(validation: Option<Most>) -> Most {
+    validation.unwrap_or(Most { rows: 1, counted: 1, documents: 1 })
 }
 
 /// The passes of a run that memory depends on.
@@ -175,6 +180,11 @@ impl Passes {
             let validation = validation.map(|most| self.shared(most));
             let of_run =
                 |run: usize| [Some(training[run]), validation.as_ref().map(|each| each[run])];
+            kinds.push((0..self.runs).map(of_run).collect());
+            // One trains while the others validate: its pass is recorded as if it were alone.
+            let others = validation_or_least(self.validation);
+            let alone = [Some(self.training.within(filled)), None];
+            let of_run = |run: usize| if run == 0 { alone } else { [None, Some(others)] };
             kinds.push((0..self.runs).map(of_run).collect());
         } else if self.training.rows > filled && filled > 0 {
             kinds.push(vec![[Some(self.training.within(filled)), None]]);

@@ -16,7 +16,7 @@ const HEAD: &str = r#""vocab_size": 32, "hidden_size": 32, "intermediate_size": 
     "max_position_embeddings": 64, "rope_theta": 10000.0, "initializer_range": 0.2"#;
 
 /// A tied model with normed heads, and a parallel one with a head of its own.
-fn models() -> [ModelConfig; 2] {
+pub(super) fn models() -> [ModelConfig; 2] {
     [
         format!(
             r#"{{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", {HEAD},
@@ -147,7 +147,7 @@ fn the_plan_of_runs_side_by_side_is_what_they_take_to_the_byte() {
 }
 
 /// A model of 0.5B as far as its widths go.
-fn wide() -> ModelConfig {
+pub(super) fn wide() -> ModelConfig {
     let text = r#"{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 896,
         "num_hidden_layers": 2, "num_attention_heads": 14, "num_key_value_heads": 2,
         "intermediate_size": 4864, "vocab_size": 151936, "max_position_embeddings": 32768,

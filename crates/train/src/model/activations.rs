@@ -261,6 +261,19 @@ impl<T> Activations<T> {
         }
     }
 
+    /// Makes sure that there is room for the logits of so many rows.
+    pub fn reserve_logits<B: Backend<Tensor = T>>(
+        &mut self,
+        backend: &B,
+        config: &ModelConfig,
+        rows: usize,
+    ) {
+        let len = rows * config.vocab_size;
+        if backend.len(&self.head.logits) < len {
+            self.head.logits = backend.zeros(Kind::Statistic, len);
+        }
+    }
+
     /// The streams before and after layer `l`, and its memory.
     pub fn layer(&mut self, l: usize) -> ([&mut T; 2], LayerMemory<'_, T>) {
         let Self { streams, layers, internals, low, plain, scratch, purpose, .. } = self;

@@ -15,16 +15,18 @@ use super::activations::{Activations, Purpose};
 use super::adapter::Widths;
 use super::batch::{Filling, Joined, Packed};
 use super::decoder::{Apart, Attend, Pass};
+use super::passes::Memory;
 use super::{Batch, Decoder, ModelConfig};
 use crate::ops::sample::Choice;
 use crate::ops::{AttentionShape, Backend, CacheShape, Cpu, Draw, Kind, SampleShape};
+use crate::slots::Room;
 
 /// Tokens of prompts that are run together; a longer prompt is run alone. On a device that runs ahead
 /// it takes more to keep it busy.
-const PREFILL: usize = 1024;
-const PREFILL_AHEAD: usize = 8192;
+pub(crate) const PREFILL: usize = 1024;
+pub(crate) const PREFILL_AHEAD: usize = 8192;
 /// Recordings are made for positions below so many and its doubles.
-const LEAST_REACH: usize = 256;
+pub(crate) const LEAST_REACH: usize = 256;
 
 /// Keys and values of the sequences being generated, one slot each, and the memory of their steps. It
 /// belongs to the model that it was made for.
@@ -95,12 +97,6 @@ impl<B: Backend + Clone> KvCache<B> {
         Self { layers, capacity, lengths: vec![0; slots], last: vec![0; slots], passes, sets }
     }
 
-    /// Bytes of device memory that a slot takes, 2 a value.
-    #[must_use]
-    pub fn slot_bytes(model: &Decoder<B>, capacity: usize) -> u64 {
-        (model.config.num_hidden_layers * slot_len(model, capacity) * 2) as u64
-    }
-
     /// Why steps cannot be recorded and run one launch after the other, if that is so.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
@@ -127,6 +123,19 @@ impl<B: Backend + Clone> KvCache<B> {
     #[must_use]
     pub fn len(&self, slot: usize) -> usize {
         self.lengths[slot]
+    }
+
+    /// Takes the memory of steps of all slots.
+    pub(crate) fn reserve_steps(&mut self, model: &Decoder<B>) {
+        let (backend, config, most) = (&model.backend, &model.config, self.slots());
+        let purpose = Purpose::Inference;
+        Activations::reserve(&mut self.passes, backend, config, most, purpose, Widths::default())
+            .reserve_logits(backend, config, most);
+    }
+
+    /// Says that each slot has so many tokens: for the memory of its steps alone.
+    pub(crate) fn pretend(&mut self, tokens: usize) {
+        self.lengths.fill(tokens);
     }
 
     /// Empties a slot.
@@ -160,20 +169,19 @@ impl<B: Backend + Clone> Decoder<B> {
         if self.backend.runs_ahead() > 0 { PREFILL_AHEAD } else { PREFILL }
     }
 
-    /// Bytes of memory that nobody has taken, where that is for the engine to share out.
-    #[must_use]
-    pub fn free_memory(&self) -> Option<u64> {
-        self.backend.free_memory()
+    /// Gives the memory of passes back.
+    pub(crate) fn release_passes(&mut self) {
+        self.memory = Memory::default();
     }
 
-    /// Bytes that a pass over prompts takes beside the cache, the longest of so many tokens: streams,
-    /// what a layer writes, and the logits of as many rows as a step may have, in whole numbers above.
-    #[must_use]
-    pub fn pass_bytes(&self, longest: usize) -> u64 {
-        let config = &self.config;
-        let row = 8 * config.hidden_size + 2 * config.qkv_width() + 4 * config.intermediate_size;
-        let tokens = longest.max(self.prefill_tokens());
-        (2 * tokens * row + 8 * 256 * config.vocab_size) as u64
+    /// Takes the memory of passes over prompts.
+    pub(crate) fn reserve_prompts(&mut self, room: &Room) {
+        let (backend, config) = (&self.backend, &self.config);
+        self.memory.reserve(backend, config, (room.tokens, Purpose::Inference), Widths::default());
+        if let Some(kept) = &mut self.memory.inference {
+            kept.reserve_logits(backend, config, room.prompts);
+        }
+        self.memory.reserve_angles(backend, config, room.capacity);
     }
 
     /// Steps that [`Decoder::proceed`] takes at once at most.
@@ -358,18 +366,8 @@ impl<B: Backend + Clone> Decoder<B> {
     ) -> Result<()> {
         ensure!(self.adapter.is_none(), ADAPTER);
         let (backend, config, capacity) = (&self.backend, &self.config, cache.capacity);
-        let most = cache.slots();
-        let kept = Activations::reserve(
-            &mut cache.passes,
-            backend,
-            config,
-            most,
-            Purpose::Inference,
-            Widths::default(),
-        );
-        if backend.len(&kept.head.logits) < most * config.vocab_size {
-            kept.head.logits = backend.zeros(Kind::Statistic, most * config.vocab_size);
-        }
+        cache.reserve_steps(self);
+        let kept = cache.passes.as_mut().expect("it was reserved");
         let pass = self.pass_apart(rows, Apart::Steps);
         let shape = sample_shape(config, rows, set.choice, capacity as u32 - 1);
         let Rows { packed, slots, tokens, recorded, .. } = set;

@@ -269,12 +269,9 @@ impl<B: Backend> Pass<'_, B> {
     /// The head's products `[counted, V]` of the counted rows, into `head.logits`.
     pub fn products(&self, batch: &Packed<B>, kept: &mut Activations<B::Tensor>) {
         self.head_stream(batch, kept);
-        let (ops, head, counted) = (self.backend, &mut kept.head, batch.counted_rows);
-        let linear = self.config.head(counted).linear;
-        let len = counted * linear.outputs;
-        if ops.len(&head.logits) < len {
-            head.logits = ops.zeros(Kind::Statistic, len);
-        }
+        let (ops, counted) = (self.backend, batch.counted_rows);
+        kept.reserve_logits(ops, self.config, counted);
+        let (head, linear) = (&mut kept.head, self.config.head(counted).linear);
         let weight = self.weights.head();
         ops.linear_rows(&mut head.logits, &head.normed, weight, Plus::NOTHING, linear);
     }

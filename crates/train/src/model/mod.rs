@@ -41,6 +41,7 @@ use weights::{Part, Spec, Weights};
 pub use activations::Recompute;
 pub use batch::Batch;
 pub use cache::{KvCache, Logits};
+pub(crate) use cache::{LEAST_REACH, PREFILL, PREFILL_AHEAD};
 pub use config::ModelConfig;
 pub use folder::Dtype;
 pub use peft::Base;

@@ -172,10 +172,6 @@ pub trait Backend: Sync {
     fn index_len(&self, index: &Self::Index) -> usize;
     /// Copies the first `len` whole numbers out.
     fn index_values(&self, index: &Self::Index, len: usize) -> Vec<u32>;
-    /// Bytes of memory that nobody has taken, where that is for the engine to share out.
-    fn free_memory(&self) -> Option<u64> {
-        None
-    }
     /// How many steps decoding runs ahead of the host, with few different counts of rows, so that
     /// their recordings can be used again. 0: a step is read before the next begins.
     fn runs_ahead(&self) -> usize {

@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Bed, Work};
+use crate::cuda::Cuda;
 use crate::model::adapter::{Lora, Target};
 use crate::model::{Base, Batch, Decoder, Gradients, KvCache, ModelConfig};
 use crate::ops::sample::Choice;
@@ -72,6 +73,25 @@ fn forward_flops(config: &ModelConfig, parameters: usize, length: usize) -> f64 
     2.0 * multiplied as f64 + attention as f64
 }
 
+/// Times training steps on one batch, every one of whose tokens costs so many operations.
+fn time_steps(
+    bed: &mut Bed<'_>,
+    (case, with): (String, Value),
+    (mut model, mut optimizer): (Decoder<Cuda>, AdamW<Cuda>),
+    batch: &Batch,
+    of_a_token: f64,
+) -> Result<()> {
+    let tokens = batch.tokens.len() as f64;
+    let work = Work { flops: tokens * of_a_token, tokens, ..Work::default() };
+    let mut gradients = Gradients::zeros(&model);
+    bed.time(case, with, work, || {
+        gradients.clear();
+        model.forward_backward(batch, (1.0 / tokens) as f32, &mut gradients)?;
+        optimizer.step(&mut model, &gradients, 1e-6);
+        Ok(())
+    })
+}
+
 /// Steps of full tuning: forward, backward, AdamW. Above 3B weights stand in bf16 alone, as PyTorch's
 /// do, since masters and f32 states do not fit on one card beside whole gradients.
 pub(super) fn step(bed: &mut Bed<'_>) -> Result<()> {
@@ -80,22 +100,14 @@ pub(super) fn step(bed: &mut Bed<'_>) -> Result<()> {
         let (count, length) = bed.pick((2, 20), (if large { 8 } else { 16 }, 1024));
         let (kind, states) =
             if large { (Kind::Narrow, Form::Bf16) } else { (Kind::Weight, Form::F32) };
-        let mut model = Decoder::random_as(bed.ops.clone(), kind, parse(&config)?, 1);
+        let model = Decoder::random_as(bed.ops.clone(), kind, parse(&config)?, 1);
         bed.ops_check()?;
         let batch = packed(count, length, model.config().vocab_size);
-        let (tokens, scale) = ((count * length) as f64, 1.0 / (count * length) as f32);
-        let flops = 3.0 * tokens * forward_flops(model.config(), model.parameter_count(), length);
+        let of_a_token = 3.0 * forward_flops(model.config(), model.parameter_count(), length);
         let with = json!({"config": config, "documents": count, "length": length});
-        let work = Work { flops, tokens, ..Work::default() };
-        let mut optimizer = AdamW::with(&model, Policy { states, ..Policy::default() });
-        let mut gradients = Gradients::zeros(&model);
+        let optimizer = AdamW::with(&model, Policy { states, ..Policy::default() });
         let case = format!("Qwen2.5 {}, {count} x {length}", facts.0);
-        bed.time(case, with, work, || {
-            gradients.clear();
-            model.forward_backward(&batch, scale, &mut gradients)?;
-            optimizer.step(&mut model, &gradients, 1e-6);
-            Ok(())
-        })?;
+        time_steps(bed, (case, with), (model, optimizer), &batch, of_a_token)?;
     }
     Ok(())
 }
@@ -111,18 +123,12 @@ pub(super) fn lora(bed: &mut Bed<'_>) -> Result<()> {
         let lora = Lora::new(rank, 32.0, Target::ALL.to_vec());
         model.attach(lora, Base::default(), 1);
         let batch = packed(count, length, model.config().vocab_size);
-        let (tokens, scale) = ((count * length) as f64, 1.0 / (count * length) as f32);
         // Forward, and the gradients of what goes in: those of the weights are not taken.
-        let flops = 2.0 * tokens * forward_flops(model.config(), model.parameter_count(), length);
+        let of_a_token = 2.0 * forward_flops(model.config(), model.parameter_count(), length);
         let with = json!({"config": config, "documents": count, "length": length, "rank": rank});
-        let work = Work { flops, tokens, ..Work::default() };
-        let (mut gradients, mut optimizer) = (Gradients::zeros(&model), AdamW::new(&model));
-        bed.time(format!("Qwen3 {}, {count} x {length}", facts.0), with, work, || {
-            gradients.clear();
-            model.forward_backward(&batch, scale, &mut gradients)?;
-            optimizer.step(&mut model, &gradients, 1e-6);
-            Ok(())
-        })?;
+        let (case, optimizer) =
+            (format!("Qwen3 {}, {count} x {length}", facts.0), AdamW::new(&model));
+        time_steps(bed, (case, with), (model, optimizer), &batch, of_a_token)?;
     }
     Ok(())
 }
