@@ -300,6 +300,13 @@ fn every_stage_works_alone_on_plain_files() {
         place.run(line).ok();
     }
     assert!(place.path("page/index.html").exists());
+    let plan = "generate --model tuned/model --data asked/prompts.parquet --dry-run --memory";
+    let said = place.run(&format!("{plan} 2GB")).ok().out;
+    for row in ["weights", "KV cache", " slots of ", "steps", "left to the driver", "free"] {
+        assert!(said.contains(row), "{said}");
+    }
+    let refused = place.run(&format!("{plan} 300MB")).user_error();
+    assert!(refused.contains("missing") && refused.contains("a larger card"), "{refused}");
     // Once more, through pipes instead of files.
     let asked = pipe(&place, "prompts data --shots 0 --out -", &[]);
     let answers =

@@ -129,12 +129,8 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         return plan(&config, &folder, &data, (args.memory, ctx));
     };
     let model = model_folder(&args.model, ctx)?;
-    let output = Output {
-        out: &out,
-        stage: "generate",
-        main: Some("generations.parquet"),
-        resume: false,
-    };
+    let output =
+        Output { out: &out, stage: "generate", main: Some("generations.parquet"), resume: false };
     publish(&output, ctx, |out| ::train::generate(&config, &model, &data.path, labels, out, ctx))
 }
 

@@ -39,7 +39,7 @@ pub enum Use {
 
 impl Use {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Weights,
         Self::Packed,
         Self::Masters,
