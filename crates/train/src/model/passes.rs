@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{ModelConfig, Room};
 use super::activations::{Activations, Purpose, Recompute};
 use super::adapter::{Trained, Widths};
 use super::batch::{Batch, Filling, Joined, Packed, scalar};
@@ -18,6 +17,7 @@ use super::projection::{Into, Lane, Moment, Onto};
 use super::repeats::{Repeat, Repeats, Shape};
 use super::stand::{Packing, Unpacking};
 use super::weights::{Piece, Weights};
+use super::{ModelConfig, Room};
 use crate::ops::{Backend, Kind};
 
 /// The memory of passes, taken for the largest batch seen.

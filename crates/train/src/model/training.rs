@@ -31,7 +31,11 @@ pub struct Room {
 impl<B: Backend + Clone> Decoder<B> {
     /// A decoder of zeros: for its memory alone.
     #[must_use]
-    pub fn zeros_as(backend: B, stand: impl std::convert::Into<Stand>, config: super::ModelConfig) -> Self {
+    pub fn zeros_as(
+        backend: B,
+        stand: impl std::convert::Into<Stand>,
+        config: super::ModelConfig,
+    ) -> Self {
         let stand = stand.into();
         let zeros = |backend: &B, spec: &Spec| Ok(stand.zeros(backend, spec));
         Self::build(backend, config, stand, zeros).expect("zeros cannot fail")
