@@ -88,13 +88,12 @@ fn a_run_that_does_not_fit_is_refused_with_what_would() {
     let bench = Bench::new(&sums(200), 0);
     let settings = "steps = 2\nbatch_size = 100\nsequence_length = 64\npacking = true";
     let whole = plan(&bench, &base_for_a_card(), settings, 4_000_000_000).unwrap().memory;
-    let left = 512 << 20;
     // What is made again grows with what is missing.
-    let smaller = plan(&bench, &base_for_a_card(), settings, left + whole.total() - 1).unwrap();
+    let smaller = plan(&bench, &base_for_a_card(), settings, whole.needed() - 1).unwrap();
     assert!(smaller.memory.recompute > Recompute::None && smaller.memory.fits());
     let block = format!("{settings}\nrecompute = \"block\"");
-    let least = plan(&bench, &base_for_a_card(), &block, 4_000_000_000).unwrap().memory.total();
-    let error = plan(&bench, &base_for_a_card(), settings, left + least - 1).unwrap_err();
+    let least = plan(&bench, &base_for_a_card(), &block, 4_000_000_000).unwrap().memory.needed();
+    let error = plan(&bench, &base_for_a_card(), settings, least - 1).unwrap_err();
     assert!(is_user(&error), "{error:#}");
     for what in ["missing", "saves", "gradient_accumulation = 2", "fits: "] {
         assert!(error.to_string().contains(what), "{error:#}");
@@ -104,6 +103,6 @@ fn a_run_that_does_not_fit_is_refused_with_what_would() {
     assert!(fits.contains(&"gradient_accumulation = 2"), "one change is enough: {text}");
     let both = |way: &&&str| way.contains("lora") && way.contains("master_weights");
     assert!(!fits.iter().any(|way| both(&way)), "an adapter's base has no masters: {text}");
-    let error = plan(&bench, &base_for_a_card(), settings, left + 1000).unwrap_err();
+    let error = plan(&bench, &base_for_a_card(), settings, (512 << 20) + 1000).unwrap_err();
     assert!(error.to_string().contains("larger card"), "{error:#}");
 }

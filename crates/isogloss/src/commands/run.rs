@@ -232,7 +232,7 @@ fn memory_of_training(plan: &Plan, card: Option<u64>, ctx: &Context) -> Result<(
         let asked = plan.pipeline.side_by_side().min(plan.runs.len().max(1));
         let memory = ::train::memory::bound(&config, folder, asked, (card, ctx))?;
         let runs = match memory.runs {
-            1 if asked == 1 => String::new(),
+            _ if asked == 1 || memory.driver == 0 => String::new(),
             runs if runs == asked => format!(", {runs} runs side by side,"),
             runs => format!(", {runs} of {asked} runs side by side, as many as fit,"),
         };

@@ -137,9 +137,9 @@ pub struct Trainings {
     /// Training seeds; each mixture is trained once with each. By default `seed` alone.
     pub seeds: Vec<u64>,
     /// With [train.lora]: up to this many runs over one base model are trained side by side; they share a copy of the
-    /// base and, where batches are small, the passes through it, and count as one job. Each run's result is what it is
-    /// alone, bit for bit, and the settings' key does not change. Default: 4 on the processor, with
-    /// more threads up to 8; 1 on a card.
+    /// base and, where batches are small, the passes through it, and count as one job. Where a card has no memory for
+    /// so many, as many as fit. Each run's result is what it is alone, bit for bit, and the settings' key does not
+    /// change. Default: 4 on the processor, with more threads up to 8; 1 on a card.
     pub side_by_side: Option<usize>,
 }
 

@@ -175,9 +175,9 @@ pub fn advice(setup: &Setup, plan: &MemoryPlan, place: &Place) -> Result<String>
     for change in CHANGES {
         let Some(changed) = change(&now, &passes) else { continue };
         let (after, _) = changed.plan(setup, place)?;
-        let saved = plan.total().saturating_sub(after.total());
+        let saved = plan.needed().saturating_sub(after.needed());
         if saved > 0 {
-            table.row(vec![changed.settings.join(", "), bytes(saved), bytes(after.total())]);
+            table.row(vec![changed.settings.join(", "), bytes(saved), bytes(after.needed())]);
         }
     }
     let mut text = format!("what saves memory, each by itself:\n{}", table.to_string().trim_end());
@@ -227,14 +227,14 @@ fn first_fit(
 ) -> Result<Option<Changed>> {
     let mut run = now.clone();
     let (plan, mut passes) = run.plan(setup, place)?;
-    let mut total = plan.total();
+    let mut total = plan.needed();
     for change in way {
         while let Some(changed) = change(&run, &passes) {
             let (plan, of) = changed.plan(setup, place)?;
-            if plan.total() >= total {
+            if plan.needed() >= total {
                 break;
             }
-            (run, passes, total) = (changed, of, plan.total());
+            (run, passes, total) = (changed, of, plan.needed());
             if plan.fits() {
                 return Ok(Some(run));
             }

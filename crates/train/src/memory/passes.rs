@@ -23,13 +23,20 @@ pub struct Most {
 }
 
 impl Most {
-    fn of(documents: &[&Document], length: usize) -> Self {
-        let targets = || documents.iter().flat_map(|one| one.targets.iter().take(length));
-        Self {
-            rows: targets().count(),
-            counted: targets().filter(|&&target| target >= 0).count(),
-            documents: documents.len(),
-        }
+    /// What a document has, cut to a length.
+    fn of(document: &Document, length: usize) -> Self {
+        let targets = &document.targets[..document.targets.len().min(length)];
+        let counted = targets.iter().filter(|&&target| target >= 0).count();
+        Self { rows: targets.len(), counted, documents: 1 }
+    }
+
+    /// What some of these have together.
+    fn sum(each: &[Self], part: &[usize]) -> Self {
+        part.iter().map(|&index| each[index]).fold(Self::default(), |sum, one| Self {
+            rows: sum.rows + one.rows,
+            counted: sum.counted + one.counted,
+            documents: sum.documents + one.documents,
+        })
     }
 
     fn raise(&mut self, other: Self) {
@@ -83,15 +90,12 @@ impl Passes {
     /// Those of a run with these settings, and its documents cut to a length.
     #[must_use]
     pub fn of(setup: &Setup, recipe: &Recipe, sequence_length: usize) -> Self {
-        let lengths = |data: &Dataset| -> Vec<usize> {
-            data.lengths().into_iter().map(|length| length.min(sequence_length)).collect()
+        let each = |data: &Dataset| -> Vec<Most> {
+            data.documents.iter().map(|one| Most::of(one, sequence_length)).collect()
         };
-        let of = |data: &Dataset, part: &[usize]| {
-            let documents: Vec<_> = part.iter().map(|&index| &data.documents[index]).collect();
-            Most::of(&documents, sequence_length)
-        };
-        let of_training = lengths(&setup.train);
-        let mut plan = Plan::new(of_training.clone(), sequence_length, recipe);
+        let lengths = |each: &[Most]| -> Vec<usize> { each.iter().map(|one| one.rows).collect() };
+        let of_training = each(&setup.train);
+        let mut plan = Plan::new(lengths(&of_training), sequence_length, recipe);
         let total = recipe.steps(plan.steps_per_epoch());
         let looked_through = (LOOKED_THROUGH / recipe.batch_size as u64).max(1);
         let (mut training, mut most_passes) = (Most::default(), 0);
@@ -103,19 +107,17 @@ impl Passes {
         for step in 0..total.min(looked_through) {
             for share in plan.shares(step, recipe.ranks) {
                 most_passes = most_passes.max(share.len());
-                share.iter().for_each(|part| training.raise(of(&setup.train, part)));
+                share.iter().for_each(|part| training.raise(Most::sum(&of_training, part)));
             }
         }
-        let validation = setup.validation.as_ref().map(|data| {
-            let each: Vec<Vec<usize>> =
-                (0..data.documents.len()).map(|index| vec![index]).collect();
-            let mut most = Most::default();
-            for part in micro_batches(&each, &lengths(data)) {
-                most.raise(of(data, &part));
-            }
-            most
-        });
-        let all = of_training.into_iter().chain(setup.validation.iter().flat_map(lengths));
+        let of_validation = setup.validation.as_ref().map(each).unwrap_or_default();
+        let alone: Vec<Vec<usize>> = (0..of_validation.len()).map(|index| vec![index]).collect();
+        let mut validation = Most::default();
+        for part in micro_batches(&alone, &lengths(&of_validation)) {
+            validation.raise(Most::sum(&of_validation, &part));
+        }
+        let all = of_training.iter().chain(&of_validation).map(|one| one.rows);
+        let validation = Some(validation).filter(|most| most.rows > 0);
         Self::new(training, validation, all.max().unwrap_or(0), most_passes)
     }
 
@@ -149,14 +151,14 @@ impl Passes {
     /// long as those are no more than a micro-batch.
     #[must_use]
     pub fn side_by_side(self, runs: usize) -> Self {
-        let joined = |rows: usize| rows.max(MICRO_BATCH_TOKENS.min(runs * rows));
+        let joined = |rows: usize| MICRO_BATCH_TOKENS.min(runs * rows);
         // Filled up, each has an eighth more at most.
         let filled = |rows: usize| rows + (rows / 8).max(15);
         let room = match runs {
             1 => self.room,
             _ => Room {
-                training: joined(filled(self.training.rows)),
-                inference: self.validation.map_or(0, |most| joined(most.rows)),
+                training: self.training.rows.max(joined(filled(self.training.rows))),
+                inference: self.validation.map_or(0, |most| most.rows.max(joined(most.rows))),
                 ..self.room
             },
         };

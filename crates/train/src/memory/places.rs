@@ -63,3 +63,49 @@ impl Drop for PlaceTaken<'_> {
         self.0.left.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread::{scope, sleep};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::memory::passes::Most;
+    use crate::model::Recompute;
+
+    #[test]
+    fn the_first_plans_for_all_and_who_finds_no_place_waits_for_one() {
+        let plan = MemoryPlan {
+            place: String::new(),
+            parts: Vec::new(),
+            driver: 0,
+            recorded: [0; 2],
+            runs: 2,
+            host: 0,
+            available: None,
+            tokens: 0,
+            recompute: Recompute::None,
+        };
+        let (places, planned) = (Places::default(), AtomicUsize::new(0));
+        let take = || {
+            let plan = || {
+                planned.fetch_add(1, Ordering::Relaxed);
+                Ok((plan.clone(), Passes::new(Most::default(), None, 1, 1)))
+            };
+            places.take(plan).expect("a plan").2
+        };
+        let (first, _second) = (take(), take());
+        let seated = AtomicUsize::new(0);
+        scope(|threads| {
+            threads.spawn(|| {
+                let _third = take();
+                seated.fetch_add(1, Ordering::Relaxed);
+            });
+            sleep(Duration::from_millis(30));
+            assert_eq!(seated.load(Ordering::Relaxed), 0);
+            drop(first);
+        });
+        assert_eq!([&seated, &planned].map(|count| count.load(Ordering::Relaxed)), [1, 1]);
+    }
+}
