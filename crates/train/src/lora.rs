@@ -1,6 +1,8 @@
 //! Settings of low-rank adapters: the `[train.lora]` section of a pipeline file, and the [`Lora`]
 //! that it comes to.
 
+use std::path::Path;
+
 use anyhow::Result;
 use artifact::bail_user;
 use artifact::config::nearest;
@@ -17,23 +19,28 @@ pub const LEARNING_RATE: f64 = 2e-4;
 /// The `[train.lora]` section: trains a low-rank adapter (LoRA) beside the base model's weights, which stay as they
 /// are. The trained model is then a folder in PEFT's layout, which names its base; every later stage and
 /// `isogloss generate` take it, and `isogloss merge` makes a whole model of it. The learning rate's default
-/// becomes 2e-4. For example:
+/// becomes 2e-4. Where the base model is an adapter's folder itself, its training goes on: it stays what it is, and
+/// keys that are left out are as they are there. For example:
 ///
 /// [train.lora]
 /// rank = 16
 /// targets = ["q_proj", "v_proj"]
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
     /// Rank of the adapter's matrices. Default 16.
-    pub rank: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
     /// The adapter's product is multiplied by alpha / rank. Default 32.
-    pub alpha: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
     /// Share of what an adapter reads that is dropped in training, from 0 (default) to below 1; for each map by itself.
-    pub dropout: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f64>,
     /// The linear maps that have an adapter: "all-linear" (default), or a list of q_proj, k_proj, v_proj, o_proj,
     /// gate_proj, up_proj and down_proj.
-    pub targets: Targets,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Targets>,
     /// "nf4": the base model's linear maps stand in 4 bits a value while the adapter is trained (QLoRA), an eighth of
     /// their memory on the processor and a quarter on a card, for some time a step. Default: they stand as they are. The
     /// adapter then goes with the base model as it is: it is merged into that, and so are later stages' models.
@@ -44,26 +51,12 @@ pub struct LoraConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub double_quant: Option<bool>,
     /// Multiply by alpha / √rank in place of alpha / rank (rsLoRA). Default false.
-    pub rslora: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rslora: Option<bool>,
     /// Give each output of the maps a trained magnitude apart from its direction (DoRA): closer to tuning all weights at
-    /// the same rank, for about a third more time a step. Default false.
-    pub dora: bool,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        let targets = Targets::One(ALL.to_owned());
-        Self {
-            rank: 16,
-            alpha: 32.0,
-            dropout: 0.0,
-            targets,
-            quantize: None,
-            double_quant: None,
-            rslora: false,
-            dora: false,
-        }
-    }
+    /// a small rank, for more time and memory a step, above all with dropout. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dora: Option<bool>,
 }
 
 /// In what the base model's linear maps stand.
@@ -130,20 +123,74 @@ impl LoraConfig {
         Ok(self.quantize.map(|Quantize::Nf4| Nf4 { double_quant }))
     }
 
+    /// The settings that come to this adapter.
+    #[must_use]
+    pub fn of(self, lora: &Lora) -> Self {
+        let Lora { rank, alpha, rslora, dropout, dora, ref targets } = *lora;
+        let names = targets.iter().map(|target| target.name().to_owned());
+        Self {
+            rank: Some(rank),
+            alpha: Some(alpha),
+            dropout: Some(dropout),
+            targets: Some(Targets::Some(names.collect())),
+            rslora: Some(rslora),
+            dora: Some(dora),
+            ..self
+        }
+    }
+
     /// Checks the values. A fault is a `UserError` that names the key.
     pub fn resolve(&self) -> Result<Lora> {
-        if self.rank == 0 {
+        self.over(&Lora::new(16, 32.0, Target::ALL.to_vec()))
+    }
+
+    /// What the adapter of a folder is trained on as: itself. Dropout alone may be another.
+    ///
+    /// # Errors
+    /// A user error that names the first setting that is another than the adapter's.
+    pub fn going_on(&self, own: &Lora, folder: &Path) -> Result<Lora> {
+        let wanted = self.over(own)?;
+        let names = |lora: &Lora| lora.targets.iter().map(|one| one.name()).collect::<Vec<_>>();
+        let differing = [
+            ("rank", wanted.rank.to_string(), own.rank.to_string()),
+            ("alpha", wanted.alpha.to_string(), own.alpha.to_string()),
+            ("rslora", wanted.rslora.to_string(), own.rslora.to_string()),
+            ("dora", wanted.dora.to_string(), own.dora.to_string()),
+            ("targets", names(&wanted).join(", "), names(own).join(", ")),
+        ];
+        if let Some((key, wanted, own)) = differing.iter().find(|(_, wanted, own)| wanted != own) {
+            bail_user!(
+                "{}: the base model is an adapter, whose training goes on, but train.lora.{key} is {wanted} and the \
+                 adapter's is {own}; leave the key out, or make a whole model of the adapter with `isogloss merge {} \
+                 --out DIR` and train a new adapter beside that",
+                folder.display(),
+                folder.display()
+            );
+        }
+        Ok(wanted)
+    }
+
+    /// The adapter with these defaults.
+    fn over(&self, defaults: &Lora) -> Result<Lora> {
+        let targets = self.targets.as_ref().map(Targets::resolve).transpose()?;
+        let lora = Lora {
+            rank: self.rank.unwrap_or(defaults.rank),
+            alpha: self.alpha.unwrap_or(defaults.alpha),
+            rslora: self.rslora.unwrap_or(defaults.rslora),
+            dropout: self.dropout.unwrap_or(defaults.dropout),
+            dora: self.dora.unwrap_or(defaults.dora),
+            targets: targets.unwrap_or_else(|| defaults.targets.clone()),
+        };
+        if lora.rank == 0 {
             bail_user!("train.lora.rank is 0; it must be at least 1");
         }
-        if !(self.alpha > 0.0 && self.alpha.is_finite()) {
-            bail_user!("train.lora.alpha is {}; it must be above 0", self.alpha);
+        if !(lora.alpha > 0.0 && lora.alpha.is_finite()) {
+            bail_user!("train.lora.alpha is {}; it must be above 0", lora.alpha);
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            bail_user!("train.lora.dropout is {}; it must be from 0 to below 1", self.dropout);
+        if !(0.0..1.0).contains(&lora.dropout) {
+            bail_user!("train.lora.dropout is {}; it must be from 0 to below 1", lora.dropout);
         }
-        let targets = self.targets.resolve()?;
-        let Self { rank, alpha, rslora, dropout, dora, .. } = *self;
-        Ok(Lora { rank, alpha, rslora, dropout, dora, targets })
+        Ok(lora)
     }
 }
 
@@ -152,7 +199,6 @@ mod tests {
     use super::*;
     use crate::config::TrainConfig;
     use artifact::error::is_user;
-    use std::path::Path;
 
     fn parse(text: &str) -> Result<TrainConfig> {
         artifact::config::from_toml(text, Path::new("train.toml"))
@@ -171,6 +217,35 @@ mod tests {
         assert_eq!((lora.scale(), recipe.learning_rate), (4.0, 1e-3));
         assert_eq!(lora.targets, [Target::QProj, Target::VProj]);
         assert_eq!(parse("").unwrap().resolve().unwrap().lora, None);
+        // What keys are made of says nothing of what is not set.
+        let plain = parse("[lora]").unwrap().resolve().unwrap().lora.unwrap();
+        let text = serde_json::to_string(&plain).unwrap();
+        assert!(!text.contains("dora") && !text.contains("dropout"), "{text}");
+    }
+
+    #[test]
+    fn an_adapter_whose_training_goes_on_stays_what_it_is() {
+        let own = Lora { dora: true, dropout: 0.1, ..Lora::new(4, 8.0, vec![Target::QProj]) };
+        let going_on = |text: &str| {
+            let config = parse(&format!("[lora]\n{text}")).unwrap().lora.unwrap();
+            config.going_on(&own, Path::new("tuned"))
+        };
+        assert_eq!(going_on("").unwrap(), own);
+        assert_eq!(going_on("rank = 4\ndora = true\ntargets = \"q_proj\"").unwrap(), own);
+        assert_eq!(going_on("dropout = 0").unwrap(), Lora { dropout: 0.0, ..own.clone() });
+        assert_eq!(LoraConfig::default().of(&own).resolve().unwrap(), own);
+        for (text, key) in [
+            ("rank = 8", "train.lora.rank is 8 and the adapter's is 4"),
+            ("alpha = 9.5", "train.lora.alpha is 9.5 and the adapter's is 8"),
+            ("rslora = true", "train.lora.rslora is true"),
+            ("dora = false", "train.lora.dora is false"),
+            ("targets = \"all-linear\"", "train.lora.targets is q_proj, k_proj"),
+        ] {
+            let error = going_on(text).unwrap_err();
+            let message = error.to_string();
+            let is_whole = message.contains(key) && message.contains("isogloss merge tuned");
+            assert!(is_user(&error) && is_whole, "{message}");
+        }
     }
 
     #[test]

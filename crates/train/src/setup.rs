@@ -17,8 +17,10 @@ use crate::{
     config::{BaseModel, Objective, Recipe, TrainConfig, TrainData},
     data::{Counts, Dataset, Split},
     encodings::Encoding,
+    lora::LoraConfig,
     model::{
         ModelConfig,
+        adapter::Lora,
         peft::{self, is_adapter},
     },
     schedule::LearningRate,
@@ -65,8 +67,10 @@ impl Setup {
         shared: &Shared,
         (purpose, ctx): (Purpose, &Context),
     ) -> Result<Self> {
-        let recipe = config.resolve()?;
-        check_base(base, recipe.lora.is_some())?;
+        let mut recipe = config.resolve()?;
+        if let Some(settings) = &config.lora {
+            recipe.lora = Some(adapter(settings, base)?);
+        }
         let encoder = shared.encoder(&peft::tokenizer_folder(base.tokenizer())?)?;
         let model = match base {
             BaseModel::Weights(folder) => ModelConfig::load(folder)?,
@@ -160,19 +164,16 @@ impl Setup {
     }
 }
 
-/// What is trained can stand on this base.
-fn check_base(base: &BaseModel, lora: bool) -> Result<()> {
+/// What adapter is trained: one beside a whole base model, or the one of a folder, whose training goes on.
+fn adapter(settings: &LoraConfig, base: &BaseModel) -> Result<Lora> {
     match base {
-        BaseModel::Random { .. } if lora => bail_user!(
+        BaseModel::Random { .. } => bail_user!(
             "train.lora needs a base model with weights (a path): beside random ones an adapter has nothing to adapt"
         ),
-        BaseModel::Weights(folder) if lora && is_adapter(folder) => bail_user!(
-            "{}: the base model is an adapter, and beside it another one would have no folder to name as its base; make \
-             a whole model of it with `isogloss merge {} --out DIR` and train that",
-            folder.display(),
-            folder.display()
-        ),
-        _ => Ok(()),
+        BaseModel::Weights(folder) if is_adapter(folder) => {
+            settings.going_on(&peft::settings(folder)?, folder)
+        }
+        BaseModel::Weights(_) => settings.resolve(),
     }
 }
 

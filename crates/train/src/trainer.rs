@@ -32,7 +32,10 @@ use crate::{
     flops::{self, Flops},
     memory::{self, MemoryPlan, Passes, Place, PlaceTaken},
     metrics::{self, LossSum, Row},
-    model::{Base, Decoder, Meeting, Room, Stand},
+    model::{
+        Base, Decoder, Meeting, Room, Stand,
+        peft::{base_folder, is_adapter},
+    },
     ops::Cpu,
     parallel::{Connect, Lead, Team},
     setup::{Outline, Purpose, Setup},
@@ -256,9 +259,10 @@ fn run_on<B: Connect>(
     let (shape, lora) = (setup.model.clone(), setup.recipe.lora.clone());
     let (seed, stand) = (setup.recipe.seed, setup.recipe.weights());
     let recipe = setup.recipe.clone();
+    let (base, start) = base_and_start(base, lora.is_some())?;
     let team = |model| Team::new(model, (config, &recipe), lead.clone(), ctx);
     let model = |checkpoint: Option<&Path>| {
-        let mut model = match (base, checkpoint) {
+        let mut model = match (&base, checkpoint) {
             (_, Some(folder)) if lora.is_none() => {
                 return Decoder::load_as(backend.clone(), stand, folder);
             }
@@ -270,9 +274,9 @@ fn run_on<B: Connect>(
                 Decoder::random_as(backend.clone(), stand, shape, *seed)
             }
         };
-        if let (Some(lora), BaseModel::Weights(folder)) = (lora, base) {
+        if let (Some(lora), BaseModel::Weights(folder)) = (lora, &base) {
             let of = Base::new(folder, shared.weights_identity(folder)?)?;
-            match checkpoint {
+            match checkpoint.or(start) {
                 Some(checkpoint) => model.attach_from(checkpoint, lora, of)?,
                 None => model.attach(lora, of, seed),
             }
@@ -297,6 +301,17 @@ fn run_on<B: Connect>(
     let _moves = moves();
     drop(trainer);
     summary
+}
+
+/// The base model, and the adapter's folder that training goes on from: an adapter stands beside the base of the
+/// one that it began as.
+fn base_and_start(base: &BaseModel, lora: bool) -> Result<(BaseModel, Option<&Path>)> {
+    match base {
+        BaseModel::Weights(folder) if lora && is_adapter(folder) => {
+            Ok((BaseModel::Weights(base_folder(folder)?), Some(folder)))
+        }
+        base => Ok((base.clone(), None)),
+    }
 }
 
 /// What [`run`] would do: reads, encodes and packs everything, checks all that can be checked before a step,

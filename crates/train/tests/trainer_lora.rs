@@ -26,12 +26,19 @@ fn bytes(folder: &Path) -> Vec<u8> {
 
 #[test]
 fn an_adapter_is_trained_goes_on_after_an_interruption_and_answers() {
+    // Rank 4 beside q (32 to 32), v (32 to 16) and down (48 to 32), in two layers.
+    let values = 2 * 4 * (64 + 48 + 80);
+    check_interrupted("", values);
+    // And a magnitude for each output.
+    check_interrupted("\ndora = true\ndropout = 0.2", values + 2 * (32 + 16 + 32));
+}
+
+fn check_interrupted(more: &str, trained: u64) {
     let bench = Bench::new(&sums(24), 4);
     let base = trained_base(&bench);
-    let settings = format!("{SETTINGS}save_every = 2{LORA}");
+    let settings = format!("{SETTINGS}save_every = 2{LORA}{more}");
     let summary = bench.run_from(&base, "whole", &settings).unwrap();
-    // Rank 4 beside q (32 to 32), v (32 to 16) and down (48 to 32), in two layers.
-    assert_eq!(summary.trained, Some(2 * 4 * (64 + 48 + 80)));
+    assert_eq!(summary.trained, Some(trained));
     let out = bench.out("whole");
     let rows = metrics(&out);
     let first = rows.iter().find(|row| !row.validation).unwrap().loss;
@@ -61,13 +68,48 @@ fn the_base_of_an_adapter_is_whole_and_stays_the_same() {
     assert!(is_user(&random) && random.to_string().contains("base model with weights"), "{random}");
     let whole = trained_base(&bench);
     bench.run_from(&whole, "one", &format!("{SETTINGS}{LORA}")).unwrap();
-    let adapter = BaseModel::Weights(bench.out("one").join("model"));
-    let error = bench.run_from(&adapter, "two", &format!("{SETTINGS}{LORA}")).unwrap_err();
-    assert!(is_user(&error) && error.to_string().contains("isogloss merge"), "{error}");
     // Other weights in the base's place.
     bench.run("base", "steps = 3\nbatch_size = 8").unwrap();
     let error = Model::load(&bench.out("one").join("model")).err().expect("must be refused");
     assert!(is_user(&error) && error.to_string().contains("other weights"), "{error:#}");
+}
+
+#[test]
+fn an_adapters_training_goes_on_from_its_folder() {
+    let bench = Bench::new(&sums(24), 4);
+    let base = trained_base(&bench);
+    for (kind, more) in [("lora", ""), ("dora", "\ndora = true\nrslora = true\ndropout = 0.1")] {
+        let settings = format!("{SETTINGS}validate_every = 3{LORA}{more}");
+        bench.run_from(&base, kind, &settings).unwrap();
+        let folder = bench.out(kind).join("model");
+        // As PEFT writes it: with a path of its own to the base, and no tokenizer.
+        for name in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
+            fs::remove_file(folder.join(name)).unwrap();
+        }
+        let adapter = BaseModel::Weights(folder.clone());
+        let (name, settings) =
+            (format!("{kind}-on"), format!("{SETTINGS}validate_every = 3\n[lora]"));
+        bench.run_from(&adapter, &name, &settings).unwrap();
+        let validation = |name: &str| -> Vec<f64> {
+            let rows = metrics(&bench.out(name));
+            rows.iter().filter(|row| row.validation).map(|row| row.loss).collect()
+        };
+        let (before, after) = (validation(kind), validation(&name));
+        assert_eq!(before.last(), after.first(), "it begins where the other ended");
+        assert!(after.last() < after.first(), "{after:?}");
+        let config = |folder: &Path| {
+            let text = fs::read_to_string(folder.join("adapter_config.json")).unwrap();
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        let (one, other) = (config(&folder), config(&bench.out(&name).join("model")));
+        assert_eq!(one, other, "the same kind of adapter of the same base");
+        assert_eq!(one["use_dora"] == true, kind == "dora");
+        let settings = format!("{SETTINGS}\n[lora]\nrank = 2");
+        let error = bench.run_from(&adapter, "other", &settings).unwrap_err();
+        let message = error.to_string();
+        let names_both = message.contains("rank is 2") && message.contains("isogloss merge");
+        assert!(is_user(&error) && names_both, "{message}");
+    }
 }
 
 #[test]

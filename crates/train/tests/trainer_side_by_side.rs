@@ -135,9 +135,14 @@ fn batch(lengths: &[usize], seed: usize) -> Batch {
 /// One pass of each of some runs: losses, and gradients by name.
 type Found = (Vec<f32>, Vec<(String, Vec<f32>)>);
 
-fn pass<B: Backend + Clone>(mut model: Decoder<B>, run: usize, batch: &Batch) -> Found {
+fn pass<B: Backend + Clone>(
+    mut model: Decoder<B>,
+    (run, dora): (usize, bool),
+    batch: &Batch,
+) -> Found {
     let targets = vec![Target::QProj, Target::VProj, Target::OProj, Target::UpProj];
-    let lora = Lora::new(3, 6.0, targets);
+    let dropout = if dora { 0.2 } else { 0.0 };
+    let lora = Lora { dora, dropout, ..Lora::new(3, 6.0, targets) };
     model.attach(lora, Base::default(), run as u64);
     let mut gradients = Gradients::zeros(&model);
     // Twice, so that what was lent has come back; then a pass without a gradient.
@@ -147,13 +152,13 @@ fn pass<B: Backend + Clone>(mut model: Decoder<B>, run: usize, batch: &Batch) ->
     (losses, gradients.named())
 }
 
-fn check_on<B: Backend + Clone + Send>(backend: B, gathering: Option<Gathering>) {
+fn check_on<B: Backend + Clone + Send>(backend: B, gathering: Option<Gathering>, dora: bool) {
     let base = random_base();
     // One row, one document, many, none that counts.
     let mut batches = vec![batch(&[1], 1), batch(&[30], 2), batch(&[5, 9, 40, 2], 3)];
     batches.push(Batch { targets: vec![-1; 6], ..batch(&[6], 4) });
     let alone: Vec<Found> = (0..batches.len())
-        .map(|run| pass(base.copy_to(backend.clone()), run, &batches[run]))
+        .map(|run| pass(base.copy_to(backend.clone()), (run, dora), &batches[run]))
         .collect();
     let meeting = Arc::new(gathering.map_or_else(Meeting::default, Meeting::gathering));
     // All are seated before the first pass, so that each waits for all.
@@ -168,7 +173,7 @@ fn check_on<B: Backend + Clone + Send>(backend: B, gathering: Option<Gathering>)
             .map(|(run, model)| {
                 scope.spawn({
                     let batch = &batches[run];
-                    move || pass(model, run, batch)
+                    move || pass(model, (run, dora), batch)
                 })
             })
             .collect();
@@ -180,14 +185,16 @@ fn check_on<B: Backend + Clone + Send>(backend: B, gathering: Option<Gathering>)
 
 #[test]
 fn one_pass_for_several_runs_gives_each_the_losses_and_gradients_that_it_has_alone() {
-    check_on(Cpu, Some(Gathering::ALL));
-    check_on(Reference, None);
+    for dora in [false, true] {
+        check_on(Cpu, Some(Gathering::ALL), dora);
+        check_on(Reference, None, dora);
+    }
 }
 
 #[test]
 fn it_does_not_matter_who_passes_with_whom_nor_how_many_passes_are_under_way() {
     for (at_once, enough) in [(1, 1), (1, 35), (2, 1), (3, 7)] {
-        check_on(Cpu, Some(Gathering { at_once, enough }));
+        check_on(Cpu, Some(Gathering { at_once, enough }), at_once == 1);
     }
-    check_on(Cpu, None);
+    check_on(Cpu, None, true);
 }

@@ -33,7 +33,8 @@ Examples:
   isogloss train --model models/large --data mixture.parquet --dry-run --memory 141GB
   isogloss train --init shape.toml --tokenizer tok --data examples.parquet --objective lm --out base")]
 pub struct Args {
-    /// The base model: a Hugging Face folder, or hf://owner/name[@revision].
+    /// The base model: a Hugging Face folder, or hf://owner/name[@revision]. An adapter's folder is merged into its
+    /// base and all of it tuned, or, with [lora] in --config, its own training goes on.
     #[arg(long, value_name = "MODEL", required_unless_present = "init")]
     model: Option<PathBuf>,
 
@@ -111,7 +112,7 @@ struct Flags {
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
 
-    /// Train a low-rank adapter (LoRA) of this rank; what else it is stands in [lora] of --config.
+    /// Train a low-rank adapter (LoRA) of this rank; what else it is (dora = true, …) stands in [lora] of --config.
     #[arg(long, value_name = "N")]
     lora_rank: Option<usize>,
 
@@ -170,7 +171,7 @@ impl Flags {
         config.sequence_length = self.sequence_length.or(config.sequence_length);
         config.learning_rate = self.learning_rate.or(config.learning_rate);
         if let Some(rank) = self.lora_rank {
-            config.lora.get_or_insert_default().rank = rank;
+            config.lora.get_or_insert_default().rank = Some(rank);
         }
         config.seed = self.seed.or(config.seed);
         config.save_every = self.save_every.or(config.save_every);

@@ -59,8 +59,11 @@ fn recipe(change: impl FnOnce(&mut TrainConfig)) -> Recipe {
 fn settings() -> Vec<Recipe> {
     let level = |level| recipe(|config| config.recompute = Some(level));
     let mut all: Vec<Recipe> = Recompute::ALL.map(level).to_vec();
-    all.push(recipe(|config| config.lora = Some(LoraConfig { rank: 8, ..LoraConfig::default() })));
-    let dora = LoraConfig { rank: 8, dora: true, dropout: 0.1, ..LoraConfig::default() };
+    all.push(recipe(|config| {
+        config.lora = Some(LoraConfig { rank: Some(8), ..LoraConfig::default() })
+    }));
+    let dora =
+        LoraConfig { rank: Some(8), dora: Some(true), dropout: Some(0.1), ..LoraConfig::default() };
     all.push(recipe(|config| config.lora = Some(dora)));
     all.push(recipe(|config| {
         config.optimizer_in_backward = Some(true);
@@ -289,7 +292,7 @@ fn what_saves_memory_changes_no_bit_on_a_card() {
         let adapter = |level| {
             recipe(|config| {
                 config.recompute = Some(level);
-                config.lora = Some(LoraConfig { rank: 8, ..LoraConfig::default() });
+                config.lora = Some(LoraConfig { rank: Some(8), ..LoraConfig::default() });
             })
         };
         same(adapter(Recompute::Block), adapter(Recompute::None));

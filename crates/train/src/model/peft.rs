@@ -62,6 +62,8 @@ pub struct Base {
     pub folder: PathBuf,
     /// blake3 of each file of its weights.
     pub weights: Map<String, Value>,
+    /// How the adapter began, as PEFT names it (`init_lora_weights`); null where we began it.
+    pub began: Value,
 }
 
 impl Base {
@@ -73,7 +75,7 @@ impl Base {
         // Absolute, so that the adapter finds it from wherever it is loaded.
         let folder = std::path::absolute(folder)
             .with_context(|| format!("cannot find {}", folder.display()))?;
-        Ok(Self { folder, weights })
+        Ok(Self { folder, weights, began: Value::Null })
     }
 }
 
@@ -167,6 +169,24 @@ fn read_lora(path: &Path, map: &Map<String, Value>) -> Result<Lora> {
         dora: fields.flag("use_dora", false)?,
         targets: Vec::new(),
     })
+}
+
+/// What the adapter of a folder is, as its training would go on.
+///
+/// # Errors
+/// A user error if a file is missing or broken, or the config asks for what is neither LoRA nor DoRA.
+pub fn settings(dir: &Path) -> Result<Lora> {
+    let (path, map) = read_config(dir)?;
+    let lora = read_lora(&path, &map)?;
+    let shard = Shard::open(dir.join(WEIGHTS))?;
+    let file = shard.parse()?;
+    let has = |target: &Target| {
+        let end = format!("{}.lora_A.weight", target.name());
+        file.names().iter().any(|name| name.ends_with(&end))
+    };
+    let targets = Target::ALL.into_iter().filter(has).collect();
+    let dropout = Fields::new(&map, &path).number("lora_dropout", Some(0.0))?;
+    Ok(Lora { targets, dropout, ..lora })
 }
 
 /// An adapter as read.
@@ -332,7 +352,7 @@ pub(super) fn save<B: Backend + Clone>(
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
-        "init_lora_weights": true,
+        "init_lora_weights": if base.began.is_null() { &json!(true) } else { &base.began },
         "lora_alpha": whole.map_or(json!(alpha), |whole| json!(whole)),
         "lora_dropout": dropout,
         "modules_to_save": null,
@@ -378,7 +398,8 @@ impl<B: Backend + Clone> Decoder<B> {
     ///
     /// # Errors
     /// A user error as for [`Merging::open`], and if a module's tensors are missing.
-    pub fn attach_from(&mut self, dir: &Path, lora: Lora, base: Base) -> Result<()> {
+    pub fn attach_from(&mut self, dir: &Path, lora: Lora, mut base: Base) -> Result<()> {
+        base.began = read_config(dir)?.1.remove("init_lora_weights").unwrap_or_default();
         let mut read = Merging::open(dir, &base.folder, &self.config)?;
         let layout = Layout::new(lora, &self.specs);
         let values = layout.assemble(|module, member, _| {

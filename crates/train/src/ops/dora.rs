@@ -195,20 +195,21 @@ mod tests {
         weight[50 * inputs..51 * inputs].fill(0.0);
         (0..ranks).for_each(|r| up[r * outputs + 50] = 0.0);
         let magnitudes = random(4, outputs);
-        let run = |norms_of: fn(RowNorms<[f32]>, &[f32], &[f32], LowRank<[f32]>, RowNormShape)| {
+        let run = |is_fast: bool| {
             let (mut norms, mut ratios) = (vec![-1.0; outputs], vec![-1.0; outputs]);
             let into = RowNorms { norms: &mut norms[..], ratios: &mut ratios[..] };
             let low = LowRank { down: &down[..], up: &up[..], scale: 0.5 };
             let shape = RowNormShape { inputs, outputs, rows: 3..99, ranks: 2..7 };
-            norms_of(into, &magnitudes, &weight, low, shape);
+            if is_fast {
+                row_norms(into, &magnitudes, &weight, low, shape);
+            } else {
+                reference::row_norms(into, &magnitudes, &weight, low, shape);
+            }
             [norms, ratios]
         };
-        let plain = run(reference::row_norms);
-        let fast = on_threads(1, || run(row_norms));
-        assert_eq!(
-            fast.each_ref().map(|v| bits(v)),
-            on_threads(2, || run(row_norms)).map(|v| bits(&v))
-        );
+        let plain = run(false);
+        let fast = on_threads(1, || run(true));
+        assert_eq!(fast.each_ref().map(|v| bits(v)), on_threads(2, || run(true)).map(|v| bits(&v)));
         for (fast, plain) in fast.iter().zip(&plain) {
             let finite = |values: &[f32]| {
                 values.iter().map(|x| if x.is_finite() { *x } else { 1e9 }).collect::<Vec<_>>()

@@ -237,9 +237,12 @@ impl<B: Connect> Team<B> {
         };
         let engine = lead.together(|| {
             let meeting = model.backend().meeting(ctx)?;
+            let lora = recipe.lora.as_ref();
+            let lora = lora.map(|lora| config.lora.clone().unwrap_or_default().of(lora));
             let job = Job {
-                // What was settled by this rank's memory is settled for all.
-                config: TrainConfig { recompute: recipe.recompute, ..config.clone() },
+                // What was settled by this rank's memory, and by an adapter that training goes on from, is settled for
+                // all.
+                config: TrainConfig { recompute: recipe.recompute, lora, ..config.clone() },
                 model: model.config().to_json(),
                 on_card: B::ON_CARD,
                 meeting: meeting.clone(),
