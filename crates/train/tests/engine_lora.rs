@@ -10,8 +10,8 @@ use artifact::error::is_user;
 use safetensors::{Dtype as Kind, SafeTensors};
 use serde_json::{Value, json};
 use train::model::adapter::{Lora, Target};
-use train::model::{Base, Batch, Decoder, Dtype, Gradients, KvCache, Model, ModelConfig};
-use train::ops::{Backend, Cpu, Reference};
+use train::model::{Base, Batch, Decoder, Dtype, Gradients, KvCache, Model, ModelConfig, Stand};
+use train::ops::{Backend, Cpu, Kind as Use, Nf4, Reference};
 use train::optimizer::AdamW;
 
 fn fixtures() -> PathBuf {
@@ -301,6 +301,38 @@ fn an_adapter_begins_as_nothing_and_each_module_by_itself() {
         assert!(largest(values) <= bound && largest(values) > 0.9 * bound, "{name}");
         let squares = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
         assert!((squares.sqrt() / bound * 3f32.sqrt() - 1.0).abs() < 0.25, "{name}");
+    }
+}
+
+#[test]
+fn magnitudes_begin_as_the_norms_of_the_rows_as_they_stand_and_change_nothing() {
+    let base = fixtures().join("engine/qwen2");
+    let batch = Expected::load(&fixtures().join("lora/qwen2")).batch();
+    for stand in [Stand::from(Use::Frozen), Stand::from(Nf4 { double_quant: true })] {
+        let load = || Decoder::load_as(Cpu, stand, &base).unwrap();
+        let (mut plain, mut model) = (load(), load());
+        let lora = Lora { dora: true, ..Lora::new(4, 8.0, Target::ALL.to_vec()) };
+        model.attach(lora, Base::new(&base, serde_json::Map::new()).unwrap(), 7);
+        let what = format!("{stand:?}");
+        assert_near(&model.losses(&batch).unwrap(), &plain.losses(&batch).unwrap(), 1e-5, &what);
+        let out = tempfile::tempdir().unwrap();
+        model.save(out.path(), Dtype::Bf16).unwrap();
+        let bytes = std::fs::read(out.path().join("adapter_model.safetensors")).unwrap();
+        let saved = SafeTensors::deserialize(&bytes).unwrap();
+        let name = "base_model.model.model.layers.1.self_attn.k_proj.lora_magnitude_vector";
+        let found = saved.tensor(name).unwrap();
+        assert_eq!(found.dtype(), Kind::F32, "in bf16 it would be off by more than it moves");
+        let found = found.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
+        let whole = Model::load(&base).unwrap();
+        let parameters = whole.parameters();
+        let of = |(name, _): &&(&str, &[f32])| *name == "model.layers.1.self_attn.k_proj.weight";
+        let (_, weight) = parameters.iter().find(of).unwrap();
+        let rows = weight.chunks(whole.config().hidden_size);
+        let norms = rows.map(|row| row.iter().map(|x| x * x).sum::<f32>().sqrt());
+        // In 4 bits a row is another one, a little.
+        let tolerance = if stand.packed.is_some() { 0.1 } else { 1e-5 };
+        let (found, norms): (Vec<f32>, Vec<f32>) = (found.collect(), norms.collect());
+        assert_near(&found, &norms, tolerance, &what);
     }
 }
 
