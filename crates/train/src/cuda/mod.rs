@@ -31,6 +31,7 @@ pub mod nvrtc;
 pub mod optimizer;
 #[cfg(test)]
 mod optimizer_tests;
+mod products;
 mod rows;
 mod sample;
 #[doc(hidden)]

@@ -185,7 +185,16 @@ pub fn settings(dir: &Path) -> Result<Lora> {
         file.names().iter().any(|name| name.ends_with(&end))
     };
     let targets = Target::ALL.into_iter().filter(has).collect();
-    let dropout = Fields::new(&map, &path).number("lora_dropout", Some(0.0))?;
+    let dropout = match map.get("lora_dropout") {
+        None | Some(Value::Null) => 0.0,
+        Some(value) => match value.as_f64().filter(|share| (0.0..1.0).contains(share)) {
+            Some(share) => share,
+            None => bail_user!(
+                "{}: lora_dropout: expected a number from 0 to below 1, found {value}",
+                path.display()
+            ),
+        },
+    };
     Ok(Lora { targets, dropout, ..lora })
 }
 
