@@ -132,13 +132,14 @@ impl<B: Backend + Clone> Decoder<B> {
         }
     }
 
-    /// Whether it computes what its base does, for the adapter beside that adds nothing yet.
+    /// Whether it computes what its base does, for the adapter beside that adds nothing yet. One with
+    /// magnitudes does so in another order, and not to the bit.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
         let Some(Attached { tensors, .. }) = &self.adapter else { return false };
-        tensors.layers.iter().flatten().flatten().all(|Pair { up, .. }| {
+        tensors.layers.iter().flatten().flatten().all(|Pair { up, magnitude, .. }| {
             let len = self.backend.len(up);
-            self.backend.view(up, len).iter().all(|x| *x == 0.0)
+            magnitude.is_none() && self.backend.view(up, len).iter().all(|x| *x == 0.0)
         })
     }
 
