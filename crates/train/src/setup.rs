@@ -1,7 +1,7 @@
 //! Everything that is settled before the first step: settings, tokenizer, encoded rows, the order of the steps. What is
 //! wrong with any of them is said here, before weights are loaded.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use artifact::{
@@ -21,7 +21,7 @@ use crate::{
     model::{
         ModelConfig,
         adapter::Lora,
-        peft::{self, is_adapter},
+        peft::{self, base_folder, is_adapter},
     },
     schedule::LearningRate,
     shared::{Shared, SharedEncoder},
@@ -174,6 +174,17 @@ fn adapter(settings: &LoraConfig, base: &BaseModel) -> Result<Lora> {
             settings.going_on(&peft::settings(folder)?, folder)
         }
         BaseModel::Weights(_) => settings.resolve(),
+    }
+}
+
+/// The base model, and the adapter's folder that training goes on from: an adapter stands beside the base of the
+/// one that it began as.
+pub fn base_and_start(base: &BaseModel, lora: bool) -> Result<(BaseModel, Option<&Path>)> {
+    match base {
+        BaseModel::Weights(folder) if lora && is_adapter(folder) => {
+            Ok((BaseModel::Weights(base_folder(folder)?), Some(folder)))
+        }
+        base => Ok((base.clone(), None)),
     }
 }
 

@@ -32,13 +32,10 @@ use crate::{
     flops::{self, Flops},
     memory::{self, MemoryPlan, Passes, Place, PlaceTaken},
     metrics::{self, LossSum, Row},
-    model::{
-        Base, Decoder, Meeting, Room, Stand,
-        peft::{base_folder, is_adapter},
-    },
+    model::{Base, Decoder, Meeting, Room, Stand},
     ops::Cpu,
     parallel::{Connect, Lead, Team},
-    setup::{Outline, Purpose, Setup},
+    setup::{Outline, Purpose, Setup, base_and_start},
     shared::{Meetings, Shared, Untouched},
     tensorboard::Events,
 };
@@ -301,17 +298,6 @@ fn run_on<B: Connect>(
     let _moves = moves();
     drop(trainer);
     summary
-}
-
-/// The base model, and the adapter's folder that training goes on from: an adapter stands beside the base of the
-/// one that it began as.
-fn base_and_start(base: &BaseModel, lora: bool) -> Result<(BaseModel, Option<&Path>)> {
-    match base {
-        BaseModel::Weights(folder) if lora && is_adapter(folder) => {
-            Ok((BaseModel::Weights(base_folder(folder)?), Some(folder)))
-        }
-        base => Ok((base.clone(), None)),
-    }
 }
 
 /// What [`run`] would do: reads, encodes and packs everything, checks all that can be checked before a step,

@@ -112,7 +112,8 @@ fn a_plan_is_what_a_run_takes_to_the_byte_and_its_steps_allocate_nothing() {
 
 #[test]
 fn the_plan_of_runs_side_by_side_is_what_they_take_to_the_byte() {
-    let lora = |dropout| LoraConfig { rank: 8, dropout, ..LoraConfig::default() };
+    let lora =
+        |dropout| LoraConfig { rank: Some(8), dropout: Some(dropout), ..LoraConfig::default() };
     for (number, model) in models().into_iter().enumerate() {
         let Some(emulator) = Emulator::new((8 + number as u32, 0)) else { return };
         let cuda = Cuda::new(Arc::new(emulator));
@@ -171,7 +172,7 @@ proptest! {
             0 => {}
             1 => (config.optimizer_in_backward, config.clip) = (Some(true), Some(0.0)),
             dropout => config.lora = Some(LoraConfig {
-                rank: 8, dropout: 0.1 * (dropout - 2) as f64, ..LoraConfig::default()
+                rank: Some(8), dropout: Some(0.1 * (dropout - 2) as f64), ..LoraConfig::default()
             }),
         });
         // Of each document all of its rows count, or some, or few, or none.
