@@ -92,7 +92,8 @@ fn the_ranks_serve_one_run_after_the_other_and_adapters_too() {
     run_with(&shared, &bench, &base(), "base", "ranks = 2\nsteps = 2\nbatch_size = 8").unwrap();
     let base = BaseModel::Weights(bench.out("base").join("model"));
     let lora = "\n[lora]\nrank = 4\nalpha = 8\ntargets = [\"q_proj\", \"v_proj\", \"down_proj\"]";
-    for (name, more) in [("lora", ""), ("dora", "\ndora = true\ndropout = 0.2")] {
+    let dora = "\ndora = true\ndropout = 0.2";
+    for (name, more) in [("lora", ""), ("dora", dora), ("nf4", "\nquantize = \"nf4\"")] {
         for ranks in [1, 2] {
             let settings = format!("ranks = {ranks}\n{SETTINGS}{lora}{more}");
             run_with(&shared, &bench, &base, &format!("{name}-{ranks}"), &settings).unwrap();

@@ -31,6 +31,8 @@ fn an_adapter_is_trained_goes_on_after_an_interruption_and_answers() {
     check_interrupted("", values);
     // And a magnitude for each output.
     check_interrupted("\ndora = true\ndropout = 0.2", values + 2 * (32 + 16 + 32));
+    // Over a base in 4 bits; it is merged into the base as it is.
+    check_interrupted("\nquantize = \"nf4\"", values);
 }
 
 fn check_interrupted(more: &str, trained: u64) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use artifact::Context;
 use train::model::adapter::{Lora, Target};
 use train::model::{Base, Batch, Decoder, Gradients, Meeting, Model, ModelConfig};
-use train::ops::{Backend, Cpu, Gathering, Reference};
+use train::ops::{Backend, Cpu, Gathering, Nf4, Reference};
 use train::{BaseModel, Shared, TrainData};
 use trainer_common::{Bench, config, metrics, sums, write_mixture};
 
@@ -153,7 +153,17 @@ fn pass<B: Backend + Clone>(
 }
 
 fn check_on<B: Backend + Clone + Send>(backend: B, gathering: Option<Gathering>, dora: bool) {
-    let base = random_base();
+    for base in [random_base(), random_base().copy_as(Cpu, Nf4 { double_quant: true })] {
+        check_over(&backend, &base, gathering, dora);
+    }
+}
+
+fn check_over<B: Backend + Clone + Send>(
+    backend: &B,
+    base: &Model,
+    gathering: Option<Gathering>,
+    dora: bool,
+) {
     // One row, one document, many, none that counts.
     let mut batches = vec![batch(&[1], 1), batch(&[30], 2), batch(&[5, 9, 40, 2], 3)];
     batches.push(Batch { targets: vec![-1; 6], ..batch(&[6], 4) });

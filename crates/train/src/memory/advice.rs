@@ -9,7 +9,7 @@ use artifact::text::TextTable;
 use super::{MemoryPlan, Passes, Place, bytes};
 use crate::config::Recipe;
 use crate::model::Recompute;
-use crate::ops::Form;
+use crate::ops::{Form, Nf4};
 use crate::setup::Setup;
 
 /// A run with some settings changed.
@@ -42,7 +42,7 @@ impl Changed {
 
 /// In the order of what they cost: time first, then the order of sums, then what the optimiser
 /// remembers, then what is learnt.
-const CHANGES: [Change; 10] = [
+const CHANGES: [Change; 11] = [
     recompute,
     more_passes,
     optimiser_in_backward,
@@ -52,11 +52,13 @@ const CHANGES: [Change; 10] = [
     no_masters,
     shorter,
     adapter,
+    four_bits,
     smaller_batch,
 ];
 
 /// Ways to fit, each by some of the changes in this order: full tuning with the gradients of a whole
-/// step, full tuning with those of a layer at a time, and an adapter.
+/// step, full tuning with those of a layer at a time, and an adapter, over a base in
+/// 4 bits if need be.
 const WAYS: [&[Change]; 3] = [
     &[recompute, more_passes, offload, bf16_states, int8_states, no_masters, shorter],
     &[
@@ -69,7 +71,7 @@ const WAYS: [&[Change]; 3] = [
         shorter,
         smaller_batch,
     ],
-    &[adapter, recompute, more_passes, shorter],
+    &[adapter, recompute, more_passes, four_bits, shorter],
 ];
 
 fn recompute(run: &Changed, _: &Passes) -> Option<Changed> {
@@ -140,6 +142,19 @@ fn adapter(run: &Changed, _: &Passes) -> Option<Changed> {
             run.recipe.optimizer_in_backward = false;
             run.recipe.master_weights = true;
         })
+    })?
+}
+
+/// The base of an adapter in 4 bits.
+fn four_bits(run: &Changed, _: &Passes) -> Option<Changed> {
+    let is_open = run.recipe.lora.is_some() && run.recipe.quantize.is_none();
+    let is_new = run.settings.iter().any(|setting| setting.starts_with("lora = "));
+    let setting = match is_new {
+        true => r#"lora = { rank = 16, quantize = "nf4" }"#,
+        false => r#"lora.quantize = "nf4""#,
+    };
+    is_open.then(|| {
+        run.with(setting.to_owned(), |run| run.recipe.quantize = Some(Nf4 { double_quant: true }))
     })?
 }
 

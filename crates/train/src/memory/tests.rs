@@ -7,7 +7,7 @@ use super::passes::Most;
 use super::*;
 use crate::config::TrainConfig;
 use crate::cuda::emulator::Emulator;
-use crate::lora::LoraConfig;
+use crate::lora::{LoraConfig, Quantize};
 use crate::model::{Base, Model};
 use crate::ops::{Form, Kind};
 
@@ -56,6 +56,11 @@ fn recipe(change: impl FnOnce(&mut TrainConfig)) -> Recipe {
     config.resolve().unwrap()
 }
 
+/// An adapter over a base in 4 bits.
+fn packed(rank: usize) -> LoraConfig {
+    LoraConfig { rank, quantize: Some(Quantize::Nf4), ..LoraConfig::default() }
+}
+
 fn settings() -> Vec<Recipe> {
     let level = |level| recipe(|config| config.recompute = Some(level));
     let mut all: Vec<Recipe> = Recompute::ALL.map(level).to_vec();
@@ -65,6 +70,7 @@ fn settings() -> Vec<Recipe> {
     let dora =
         LoraConfig { rank: Some(8), dora: Some(true), dropout: Some(0.1), ..LoraConfig::default() };
     all.push(recipe(|config| config.lora = Some(dora)));
+    all.push(recipe(|config| config.lora = Some(packed(8))));
     all.push(recipe(|config| {
         config.optimizer_in_backward = Some(true);
         config.clip = Some(0.0);
@@ -269,7 +275,7 @@ fn two_steps(
         losses.push(of_step);
         norms.push(norm);
     }
-    let copy: Model = engine.model.copy_to(crate::ops::Cpu);
+    let copy: Model = engine.model.copy_as(crate::ops::Cpu, Kind::Frozen);
     let trained = (0..engine.owners().len()).map(|tensor| engine.weight(tensor).into_owned());
     let weights = copy.parameters().into_iter().map(|(_, values)| values.to_vec());
     (losses, norms, trained.chain(weights).collect())
@@ -297,6 +303,12 @@ fn what_saves_memory_changes_no_bit_on_a_card() {
             })
         };
         same(adapter(Recompute::Block), adapter(Recompute::None));
+        let over_4_bits = |level| {
+            recipe(|config| {
+                (config.recompute, config.lora) = (Some(level), Some(packed(8)));
+            })
+        };
+        same(over_4_bits(Recompute::Block), over_4_bits(Recompute::None));
         let in_backward = |is_set| {
             recipe(|config| {
                 (config.optimizer_in_backward, config.clip) = (Some(is_set), Some(0.0));
@@ -348,6 +360,31 @@ fn all_weights_of_an_8b_model_are_tuned_on_one_card_of_141_gb() {
     let (c, v) = (4096, 256_000);
     let layer = (parameters - v * c - c) / 32;
     assert_eq!(part(&layered, Use::Gradients), 4 * (v * c + layer + c));
+}
+
+#[test]
+fn an_adapter_over_4_bits_fits_where_one_over_16_does_not() {
+    let ((model, parameters), card) = (published("aya-23-8B"), Place::imagined(24_000_000_000));
+    let plan = |quantize| {
+        let lora = LoraConfig { quantize, ..LoraConfig::default() };
+        let recipe = recipe(|config| {
+            (config.lora, config.batch_size, config.sequence_length) =
+                (Some(lora), Some(1), Some(1024));
+        });
+        MemoryPlan::new(&model, &recipe, &Passes::at_most(&model, &recipe), &card).unwrap()
+    };
+    let (whole, packed) = (plan(None), plan(Some(Quantize::Nf4)));
+    assert!(packed.fits(), "{packed}");
+    assert_eq!(part(&whole, Use::Packed), 0);
+    // All but the tied embedding and the norms, of which there is one a layer and the last.
+    let (c, v) = (4096, 256_000);
+    let maps = parameters - v * c - 33 * c;
+    assert_eq!(part(&whole, Use::Weights) - part(&packed, Use::Weights), 2 * maps);
+    // QLoRA, section 3: 4 bits, 8 / 64 and 32 / (64 · 256) of them for the scales.
+    let bits = 4.0 + 8.0 / 64.0 + 32.0 / (64.0 * 256.0);
+    let by_hand = maps as f64 * bits / 8.0;
+    assert!((part(&packed, Use::Packed) as f64 / by_hand - 1.0).abs() < 1e-4, "{packed}");
+    assert!(packed.total() + maps < whole.total(), "{packed}\n{whole}");
 }
 
 #[test]

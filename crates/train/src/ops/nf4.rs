@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::moments::{self, Code};
 use super::rounding::Purpose;
-use super::simd::simd;
+use super::simd::{self, simd};
 use super::{Stored, to_f32};
 
 /// Values of a block.
@@ -255,17 +255,45 @@ pub fn unpack(values: &mut [f32], words: &[f32], how: (Nf4, &[usize])) {
     }
 }
 
-simd! {
-    /// A block's values.
-    fn decode(values: &mut [f32; BLOCK], words: &[f32; BLOCK / 8], scale: f32) {
-        let scaled = CODE.map(|value| value * scale);
-        for (values, word) in values.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-            let word = word.to_bits();
-            for (i, value) in values.iter_mut().enumerate() {
-                // The first of a byte's two stands in its upper half.
-                *value = scaled[(word >> (4 * (i ^ 1)) & 15) as usize];
-            }
+/// Places of a word's codes: the first of a byte's two stands in its upper half.
+const SHIFTS: [u32; 8] = [4, 0, 12, 8, 20, 16, 28, 24];
+
+/// A block's values.
+fn decode(values: &mut [f32; BLOCK], words: &[f32; BLOCK / 8], scale: f32) {
+    #[cfg(target_arch = "x86_64")]
+    if simd::level() != simd::Level::Baseline {
+        // SAFETY: every other level has AVX2.
+        return unsafe { decode_avx2(values, words, scale) };
+    }
+    let scaled = CODE.map(|value| value * scale);
+    for (values, word) in values.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        for (value, shift) in values.iter_mut().zip(SHIFTS) {
+            *value = scaled[(word.to_bits() >> shift & 15) as usize];
         }
+    }
+}
+
+/// The same with the 16 values in two registers, which compilers do not find: three times as fast, as
+/// fast as memory takes values.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn decode_avx2(values: &mut [f32; BLOCK], words: &[f32; BLOCK / 8], scale: f32) {
+    use std::arch::x86_64::*;
+    let scaled = CODE.map(|value| value * scale);
+    let (low, high) = scaled.split_at(8);
+    // SAFETY: eight values each.
+    let (low, high, shifts) = unsafe {
+        let shifts = _mm256_loadu_si256(SHIFTS.as_ptr().cast());
+        (_mm256_loadu_ps(low.as_ptr()), _mm256_loadu_ps(high.as_ptr()), shifts)
+    };
+    for (values, word) in values.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        let codes = _mm256_srlv_epi32(_mm256_set1_epi32(word.to_bits() as i32), shifts);
+        // By the lower three bits, then by the fourth.
+        let (below, above) =
+            (_mm256_permutevar8x32_ps(low, codes), _mm256_permutevar8x32_ps(high, codes));
+        let is_above = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
+        // SAFETY: eight values.
+        unsafe { _mm256_storeu_ps(values.as_mut_ptr(), _mm256_blendv_ps(below, above, is_above)) };
     }
 }
 

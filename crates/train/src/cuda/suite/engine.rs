@@ -14,8 +14,11 @@ use crate::config::{BaseModel, TrainConfig, TrainData};
 use crate::cuda::Cuda;
 use crate::init::InitConfig;
 use crate::model::adapter::{Lora, Target};
-use crate::model::{Base, Batch, Decoder, Gradients, KvCache, Model, ModelConfig, Recompute};
+use crate::model::{
+    Base, Batch, Decoder, Gradients, KvCache, Model, ModelConfig, Recompute, Stand,
+};
 use crate::ops::sample::Choice;
+use crate::ops::{Cpu, Kind, Nf4};
 use crate::optimizer::AdamW;
 use crate::trainer;
 
@@ -137,14 +140,16 @@ pub(super) fn families(lab: &mut Lab<'_>) -> Result<()> {
 
 /// A step of an adapter beside frozen weights, with magnitudes and dropout too.
 pub(super) fn adapters(lab: &mut Lab<'_>) -> Result<()> {
-    let all = Target::ALL.to_vec();
-    for (name, targets, dora, dropout) in [
-        ("qwen3", all.clone(), false, 0.0),
-        ("gemma2", vec![Target::QProj, Target::VProj], false, 0.25),
-        ("gemma2", vec![Target::QProj, Target::VProj, Target::DownProj], true, 0.0),
-        ("qwen3", all, true, 0.25),
+    let (all, some) = (Target::ALL.to_vec(), vec![Target::QProj, Target::VProj]);
+    let (more, packed) = ([&some[..], &[Target::DownProj]].concat(), Nf4 { double_quant: true });
+    for (name, targets, dora, dropout, stand) in [
+        ("qwen3", all.clone(), false, 0.0, Stand::from(Kind::Weight)),
+        ("gemma2", some, false, 0.25, Kind::Weight.into()),
+        ("gemma2", more.clone(), true, 0.0, Kind::Weight.into()),
+        ("qwen3", all, true, 0.25, Kind::Weight.into()),
+        ("gemma2", more, true, 0.0, packed.into()),
     ] {
-        let mut plain = Model::random(config(lab, name)?, lab.seed);
+        let mut plain = Model::random(config(lab, name)?, lab.seed).copy_as(Cpu, stand);
         let mut model = plain.copy_to(lab.ops.clone());
         let lora = Lora { dora, dropout, ..Lora::new(8, 16.0, targets) };
         plain.attach(lora.clone(), Base::default(), 5);

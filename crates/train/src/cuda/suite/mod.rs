@@ -74,6 +74,7 @@ const CASES: &[Case] = &[
     Case { name: "ropes", run: rows::ropes },
     Case { name: "gates", run: rows::gates },
     Case { name: "embeddings", run: rows::embeddings },
+    Case { name: "4-bit-weights", run: rows::packed },
     Case { name: "fills", run: rows::fills },
     Case { name: "magnitudes", run: dora::magnitudes },
     Case { name: "head-and-loss", run: training::head_and_loss },

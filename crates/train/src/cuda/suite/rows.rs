@@ -1,10 +1,12 @@
 //! What is done row by row: norms, rotary embedding, gates, embeddings, fills and sums.
 
+use std::borrow::Cow;
+
 use anyhow::Result;
 
 use super::{Lab, ROUNDED};
 use crate::ops::{
-    Activation, Backend, Cpu, GluShape, HeadNormShape, Heads, Kind, NormGradients, NormKind,
+    Activation, Backend, Cpu, GluShape, HeadNormShape, Heads, Kind, Nf4, NormGradients, NormKind,
     NormShape, RopeLayout,
 };
 
@@ -187,6 +189,30 @@ pub(super) fn fills(lab: &mut Lab<'_>) -> Result<()> {
     for ((len, values), found) in lengths.iter().zip(&values).zip(found) {
         let expected: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
         lab.near_values(format!("sum of {len} squares"), &[found as f32], &[expected as f32], 1e-5);
+    }
+    Ok(())
+}
+
+/// Packed matrices, one of which ends in a short block: the bits of the processor's values, rounded.
+pub(super) fn packed(lab: &mut Lab<'_>) -> Result<()> {
+    let lens = lab.pick([64 * 300, 130, 13, 64 * 5], [4096 * 4096, 1030, 13, 4096 * 11008]);
+    for form in [Nf4 { double_quant: false }, Nf4 { double_quant: true }] {
+        let all = lab.values(lens.iter().sum());
+        let parts = lens.iter().scan(0, |at, len| {
+            *at += len;
+            Some(Cow::Borrowed(&all[*at - len..*at]))
+        });
+        let words = form.pack(parts);
+        let mut expected = vec![0.0; all.len()];
+        Cpu.unpack(&mut expected, &words, (form, &lens));
+        let ops = lab.ops.clone();
+        let rounded: Vec<f32> =
+            expected.iter().map(|&x| ops.rounded(Kind::Activation, x)).collect();
+        let tensor = ops.tensor(Kind::Packed, words);
+        let mut found = lab.poisoned(Kind::Activation, all.len());
+        ops.unpack(&mut found, &tensor, (form, &lens));
+        let values = lab.read(&found)?;
+        lab.same(format!("{form:?}, {} values", all.len()), &values, &rounded);
     }
     Ok(())
 }
