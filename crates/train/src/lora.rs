@@ -42,8 +42,8 @@ pub struct LoraConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Targets>,
     /// "nf4": the base model's linear maps stand in 4 bits a value while the adapter is trained (QLoRA), an eighth of
-    /// their memory on the processor and a quarter on a card, for some time a step. Default: they stand as they are. The
-    /// adapter then goes with the base model as it is: it is merged into that, and so are later stages' models.
+    /// their memory on the processor and a quarter on a card, for some time a step. Default: they stand as they are.
+    /// Merging and all later stages put the adapter into the base model as it is on the disk, unrounded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
     /// With `quantize`: the scales of its blocks stand in 8 bits each, which saves another 0.37 bits a value.
@@ -249,6 +249,20 @@ mod tests {
     }
 
     #[test]
+    fn four_bits_are_asked_for_have_their_scales_in_8_bits_and_change_the_result() {
+        let recipe = |text: &str| parse(&format!("[lora]\n{text}")).unwrap().resolve().unwrap();
+        let (whole, packed) = (recipe(""), recipe("quantize = \"nf4\""));
+        assert_eq!((whole.quantize, packed.quantize), (None, Some(Nf4 { double_quant: true })));
+        let plain = recipe("quantize = \"nf4\"\ndouble_quant = false");
+        assert_eq!(plain.quantize, Some(Nf4 { double_quant: false }));
+        let key = |recipe: &crate::config::Recipe| serde_json::json!(recipe);
+        assert!(key(&whole) != key(&packed) && key(&packed) != key(&plain));
+        assert!(key(&whole).get("quantize").is_none(), "keys of before it could be set stay good");
+        let full = parse("quantize = \"nf4\"").unwrap_err();
+        assert!(is_user(&full) && full.to_string().contains("quantize"), "{full}");
+    }
+
+    #[test]
     fn bad_values_name_their_key() {
         for (text, words) in [
             ("rank = 0", "rank is 0"),
@@ -261,6 +275,8 @@ mod tests {
             ("targets = [\"q_prj\"]", "is it q_proj?"),
             ("targets = \"c_attn\"", "all-linear"),
             ("ranks = 2", "rank"),
+            ("quantize = \"int4\"", "nf4"),
+            ("double_quant = false", "quantize = \"nf4\""),
         ] {
             let resolved = parse(&format!("[lora]\n{text}")).and_then(|config| config.resolve());
             let error = resolved.unwrap_err();

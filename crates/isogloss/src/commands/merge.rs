@@ -13,7 +13,8 @@ use crate::remote::model_folder;
 /// Makes a whole model of an adapter (LoRA) and its base model.
 ///
 /// Takes what `isogloss train` with [train.lora] wrote, or a folder of PEFT. Writes a Hugging Face folder that
-/// needs neither the adapter nor PEFT. `isogloss generate` and the pipeline take adapters as they are.
+/// needs neither the adapter nor PEFT. `isogloss generate` and the pipeline take adapters as they are. An adapter
+/// that was trained over a base in 4 bits (`quantize`) goes into the base model as it is.
 #[derive(ClapArgs)]
 #[command(after_help = "\
 Examples:

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use ::train::config::{Objective, Preset};
 use ::train::device::Device;
+use ::train::lora::Quantize;
 use ::train::model::Recompute;
 use ::train::{BaseModel, InitConfig, Shared, TrainConfig, TrainData};
 use anyhow::Result;
+use artifact::bail_user;
 use artifact::schema::{EXAMPLES, MIXTURE};
 use artifact::{Context, publish::can_resume};
 use clap::Args as ClapArgs;
@@ -28,6 +30,7 @@ use crate::remote::{data_file, model_folder, outline_folder, tokenizer_folder};
 Examples:
   isogloss train --model models/small --data mixture.parquet --epochs 2 --out tuned
   isogloss train --model models/small --data mixture.parquet --lora-rank 16 --out adapter
+  isogloss train --model models/large --data mixture.parquet --lora-rank 16 --quantize nf4 --out adapter
   isogloss train --model models/small --data mixture.parquet --ranks 4 --out tuned
   isogloss train --model models/small --data mixture.parquet --dry-run
   isogloss train --model models/large --data mixture.parquet --dry-run --memory 141GB
@@ -116,6 +119,10 @@ struct Flags {
     #[arg(long, value_name = "N")]
     lora_rank: Option<usize>,
 
+    /// Keep the base model in 4 bits under the adapter (QLoRA): nf4.
+    #[arg(long, value_name = "FORM", value_parser = choice::<Quantize>)]
+    quantize: Option<Quantize>,
+
     /// Training seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -161,7 +168,7 @@ pub fn choice<T: for<'de> Deserialize<'de>>(name: &str) -> Result<T, String> {
 }
 
 impl Flags {
-    fn apply(self, config: &mut TrainConfig) {
+    fn apply(self, config: &mut TrainConfig) -> Result<()> {
         if self.epochs.is_some() || self.steps.is_some() {
             (config.epochs, config.steps) = (self.epochs, self.steps);
         }
@@ -173,6 +180,14 @@ impl Flags {
         if let Some(rank) = self.lora_rank {
             config.lora.get_or_insert_default().rank = Some(rank);
         }
+        if let Some(form) = self.quantize {
+            let Some(lora) = &mut config.lora else {
+                bail_user!(
+                    "--quantize is for the base model of an adapter: give --lora-rank too, or [lora] in --config"
+                );
+            };
+            lora.quantize = Some(form);
+        }
         config.seed = self.seed.or(config.seed);
         config.save_every = self.save_every.or(config.save_every);
         config.keep = self.keep.or(config.keep);
@@ -180,6 +195,7 @@ impl Flags {
         config.recompute = self.recompute.or(config.recompute);
         config.device = self.device.or(config.device);
         config.ranks = self.ranks.or(config.ranks);
+        Ok(())
     }
 }
 
@@ -189,7 +205,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         return Ok(());
     }
     let mut config: TrainConfig = settings(args.config.as_deref())?;
-    args.flags.apply(&mut config);
+    args.flags.apply(&mut config)?;
     let seed = config.resolve()?.seed;
     let base = match (args.model, args.init, args.tokenizer) {
         (None, Some(init), Some(tokenizer)) => {
@@ -198,7 +214,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         }
         (Some(model), ..) if args.dry_run => BaseModel::Weights(outline_folder(&model, ctx)?),
         (Some(model), ..) => BaseModel::Weights(model_folder(&model, ctx)?),
-        _ => artifact::bail_user!("give --model DIR, or --init FILE with --tokenizer DIR"),
+        _ => bail_user!("give --model DIR, or --init FILE with --tokenizer DIR"),
     };
     let train = Input::own(&data_file(&args.data, ctx)?, &[&MIXTURE, &EXAMPLES])?;
     let validation = args.validation.map(|path| data_file(&path, ctx)).transpose()?;
