@@ -79,6 +79,12 @@ fn data_without_anything_to_learn_from_is_refused_with_the_reasons() {
 }
 
 #[test]
+fn four_bits_are_for_the_base_of_an_adapter() {
+    let line = format!("{TRAIN} --data data --quantize nf4");
+    refused(&place(), &line, &["--quantize", "--lora-rank"]);
+}
+
+#[test]
 fn a_tokenizer_larger_than_the_embedding_is_refused() {
     let place = place();
     place.write(

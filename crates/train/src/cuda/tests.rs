@@ -74,7 +74,7 @@ fn cached_attention_agrees_with_attention_over_the_whole_sequence() {
 
 #[test]
 fn what_is_done_by_row_agrees_with_the_processors() {
-    hold(&["norms", "head-norms", "ropes", "gates", "embeddings", "fills"]);
+    hold(&["norms", "head-norms", "ropes", "gates", "embeddings", "4-bit-weights", "fills"]);
 }
 
 #[test]
