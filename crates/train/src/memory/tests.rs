@@ -58,7 +58,7 @@ fn recipe(change: impl FnOnce(&mut TrainConfig)) -> Recipe {
 
 /// An adapter over a base in 4 bits.
 fn packed(rank: usize) -> LoraConfig {
-    LoraConfig { rank, quantize: Some(Quantize::Nf4), ..LoraConfig::default() }
+    LoraConfig { rank: Some(rank), quantize: Some(Quantize::Nf4), ..LoraConfig::default() }
 }
 
 fn settings() -> Vec<Recipe> {
