@@ -60,7 +60,7 @@ bench-gpu:
 	CARGO="$(CARGO)" benches/gpu_programs.sh
 	$(PYTHON) benches/gpu.py $(GPU_BENCH)
 
-## parity: the engine against transformers and PEFT, live; tables of family and check. Installs torch, transformers and peft into .venv
+## parity: the engine against transformers, PEFT and bitsandbytes, live; tables of family and check. Installs them and torch into .venv
 parity:
 	CARGO="$(CARGO)" $(PYTHON) crates/train/tests/fixtures/engine/parity.py
 	CARGO="$(CARGO)" $(PYTHON) crates/train/tests/fixtures/trainer/parity.py
