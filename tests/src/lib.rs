@@ -83,10 +83,7 @@ impl Place {
     }
 }
 
-/// The real data that some tests look at: `ISOGLOSS_DATA`, or `../shared/data` beside the checkout.
-/// `None` where neither is there.
+/// The real data that some tests look at: `ISOGLOSS_DATA`. `None` where that is not set.
 pub fn real_data() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let folder = std::env::var_os("ISOGLOSS_DATA").map_or_else(beside, PathBuf::from);
-    folder.is_dir().then_some(folder)
+    std::env::var_os("ISOGLOSS_DATA").map(PathBuf::from)
 }

@@ -6,6 +6,7 @@
 //! context, and raises [`error::UserError`] for whatever the user can mend. [`store`] decides
 //! whether a stage has to run at all; [`publish`] makes an output folder appear whole or not at all.
 
+pub mod address;
 pub mod arrow;
 pub mod config;
 pub mod context;

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use artifact::address::is_loopback;
 use artifact::error::user;
 use artifact::{Context, bail_user};
 use hf_hub::Cache;
@@ -59,6 +60,10 @@ impl Hub {
             .timeout_connect(Some(Duration::from_secs(15)))
             .timeout_per_read(Some(settings.timeout))
             .user_agent(concat!("isogloss/", env!("CARGO_PKG_VERSION")));
+        let config = match is_loopback(&settings.endpoint) {
+            true => config.proxy(None),
+            false => config,
+        };
         let api = ApiBuilder::from_cache(Cache::new(settings.cache.clone()))
             .with_endpoint(settings.endpoint.clone())
             .with_token(settings.token.clone())

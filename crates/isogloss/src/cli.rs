@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use artifact::context::Context;
-use clap::{Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{commands, console};
 
@@ -55,6 +55,23 @@ enum Command {
     Inspect(commands::inspect::Args),
 }
 
+impl Cli {
+    /// Reads the arguments. Ends the process with help or, where they are at fault, with a message.
+    pub fn of_arguments() -> Cli {
+        let matches = Cli::numbered().get_matches();
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The command line, in which `-1` is a value, to be refused by what it is given to, and no flag.
+    fn numbered() -> clap::Command {
+        let takes_minus = |arg: Arg| match arg.get_action().takes_values() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        };
+        Cli::command().mut_subcommands(|command| command.mut_args(takes_minus))
+    }
+}
+
 /// Does what the command line asks.
 pub fn run(cli: Cli) -> Result<()> {
     if let Some(threads) = cli.threads {
@@ -82,17 +99,16 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Status(args) => commands::status::run(args),
         Command::Path(args) => commands::path::run(args),
         Command::Schema(args) => commands::schema::run(args),
-        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Inspect(args) => commands::inspect::run(args, &ctx),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {
-        Cli::command().debug_assert();
+        Cli::numbered().debug_assert();
     }
 }

@@ -15,10 +15,8 @@ mod status;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    match cli::run(cli::Cli::parse()) {
+    match cli::run(cli::Cli::of_arguments()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => console::fail(&error),
     }

@@ -411,8 +411,8 @@ pub fn work(
         Stage::Train => {
             let run = run_of(plan, step)?;
             let data = TrainData {
-                train: inputs.need("mixture")?.to_owned(),
-                validation: inputs.get("validation").map(Path::to_owned),
+                train: inputs.need("mixture")?.into(),
+                validation: inputs.get("validation").map(Into::into),
             };
             let base = base_model(&pipeline.models[run.model], inputs, run.seed)?;
             let config = pipeline.train_config(run.seed);

@@ -133,9 +133,54 @@ fn training_takes_a_table_that_another_tool_wrote() {
         std::fs::read(place.path(out).join("model/model.safetensors")).expect("the weights")
     };
     assert_eq!(weights("from-theirs"), weights("from-ours"));
+    // What is said about it names their file, wherever it was read from.
+    let message = place
+        .run(&format!("{train} --sequence-length 2 --data theirs.parquet --out none"))
+        .user_error();
+    assert!(message.contains("error: theirs.parquet: no row of the train split"), "{message}");
+    assert!(message.lines().all(|line| line.contains(": theirs.parquet: ")), "{message}");
     place.write("cut.parquet", "PAR1 and no more");
     let message = place.run(&format!("{train} --data cut.parquet --out cut")).user_error();
     assert!(message.contains("cut.parquet: not a complete Parquet file"), "{message}");
+}
+
+#[test]
+fn a_negative_number_is_refused_by_the_option_that_it_is_given_to() {
+    let place = Place::new();
+    for option in ["--steps", "--seed", "--batch-size", "--learning-rate"] {
+        let line = format!("train --model m --data d {option} -1 --out out");
+        let message = place.run(&line).user_error();
+        let name = option.trim_start_matches("--").replace('-', "_");
+        // What is a whole number is refused as it is read, a rate among the settings.
+        assert!(message.contains(option) || message.contains(&name), "{message}");
+        assert!(message.contains("-1") && !message.contains("unexpected argument"), "{message}");
+    }
+}
+
+#[test]
+fn rows_are_shown_with_the_tokenizer_of_an_adapters_base() {
+    let place = Place::new();
+    place.run("synth --languages en --tasks math --train 20 --out raw").ok();
+    place.run("ingest raw --out data").ok();
+    place.run("tokenizer --data data --vocab-size 400 --out tok").ok();
+    place.write("shape.toml", "hidden_size = 16\nnum_hidden_layers = 1\nnum_attention_heads = 2\n");
+    let steps = "--data data --steps 1 --batch-size 2";
+    place.run(&format!("train --init shape.toml --tokenizer tok {steps} --out base")).ok();
+    place.run(&format!("train --model base/model --lora-rank 2 {steps} --out adapter")).ok();
+    let shown = |model: &str| place.run(&format!("inspect data --rows 2 --model {model}")).ok().out;
+    let by_base = shown("base/model");
+    assert!(by_base.contains("[["), "{by_base}");
+    // PEFT's folders hold no tokenizer.
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        let file = place.path("adapter/model").join(file);
+        if file.exists() {
+            std::fs::remove_file(file).expect("removed");
+        }
+    }
+    assert_eq!(shown("adapter/model"), by_base);
+    std::fs::remove_dir_all(place.path("base")).expect("removed");
+    let message = place.run("inspect data --model adapter/model").user_error();
+    assert!(message.contains("adapter_config.json: the base model"), "{message}");
 }
 
 #[test]

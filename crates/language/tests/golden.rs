@@ -153,13 +153,11 @@ fn what_was_asked_for_is_no_evidence() {
 /// MGSM is human translated: every question is in the language its file names.
 #[test]
 fn mgsm_questions_agree_with_their_tags() {
-    let root = std::env::var("ISOGLOSS_DATA")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data").into());
-    let folder = std::path::Path::new(&root).join("mgsm");
-    if !folder.is_dir() {
-        println!("skipped: {} is not there", folder.display());
+    let Some(root) = std::env::var_os("ISOGLOSS_DATA") else {
+        println!("skipped: ISOGLOSS_DATA is not set");
         return;
-    }
+    };
+    let folder = std::path::Path::new(&root).join("mgsm");
     let languages = ["bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh"];
     let detector = Detector::new(&languages.map(String::from)).unwrap();
     for lang in languages {

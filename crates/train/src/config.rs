@@ -490,9 +490,25 @@ impl BaseModel {
 #[derive(Clone, Debug)]
 pub struct TrainData {
     /// `mixture.parquet`, or an `examples.parquet`, of which the train split is taken.
-    pub train: PathBuf,
+    pub train: RowsFile,
     /// Examples to validate on. Without it, an `examples.parquet` in `train` gives its validation split.
-    pub validation: Option<PathBuf>,
+    pub validation: Option<RowsFile>,
+}
+
+/// A file of rows.
+#[derive(Clone, Debug)]
+pub struct RowsFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What messages call it: what the user named, where `path` is a copy of that.
+    pub name: PathBuf,
+}
+
+impl<P: Into<PathBuf>> From<P> for RowsFile {
+    fn from(path: P) -> Self {
+        let path = path.into();
+        Self { name: path.clone(), path }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 //! Rows stream in row group by row group and are encoded in parallel. What is too long is cut by rule,
 //! what has nothing to learn from is left out; both are counted, said, and kept in the summary.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::Result;
 use artifact::{Context, MixtureRow, bail_user, text::count};
@@ -11,6 +15,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
+    config::RowsFile,
     encodings::{Encoded, Encoding},
     model::Batch,
 };
@@ -43,6 +48,8 @@ pub struct Dataset {
     pub counts: Counts,
     /// blake3 over documents and languages: what training sees of the data.
     pub hash: String,
+    /// Rows of the file that are of other splits.
+    pub others: BTreeMap<String, u64>,
 }
 
 /// What became of the rows of a split.
@@ -119,6 +126,8 @@ struct Reading {
     tasks: BTreeSet<String>,
     counts: Counts,
     firsts: Firsts,
+    /// Rows of other splits.
+    others: BTreeMap<String, u64>,
 }
 
 impl Reading {
@@ -162,7 +171,7 @@ impl Reading {
     }
 
     /// Says what was cut, left out or taken apart.
-    fn warn(&self, ctx: &Context, path: &Path, sequence_length: usize) {
+    fn warn(&self, ctx: &Context, name: &Path, sequence_length: usize) {
         let (counts, firsts) = (&self.counts, &self.firsts);
         let length = count(sequence_length as u64);
         let rules = [
@@ -181,7 +190,7 @@ impl Reading {
                 let (rows, of) = (count(rows), count(counts.rows));
                 ctx.warn(format!(
                     "{}: {rows} of {of} rows {what} (the first: {first})",
-                    path.display()
+                    name.display()
                 ));
             }
         }
@@ -190,35 +199,43 @@ impl Reading {
 
 impl Dataset {
     /// Reads and encodes the rows of a split. Having none is a `UserError`.
-    pub fn load(path: &Path, split: Split, encoding: &Encoding, ctx: &Context) -> Result<Self> {
-        let data = Self::load_any(path, split, encoding, ctx)?;
+    pub fn load(file: &RowsFile, split: Split, encoding: &Encoding, ctx: &Context) -> Result<Self> {
+        let data = Self::load_any(file, split, encoding, ctx)?;
         if data.documents.is_empty() {
             let tasks = match split {
                 Split::Train => String::new(),
                 Split::Validation(tasks) => format!(" in what is trained: {}", tasks.join(", ")),
             };
-            let why = match data.counts.losses() {
-                losses if losses.is_empty() => String::new(),
-                losses => format!(" ({losses})"),
+            let of_others = |(split, rows): (&String, &u64)| {
+                format!("{} are of the split {split:?}", count(*rows))
             };
-            bail_user!(
-                "{}: no row of the {} split to learn from{tasks}{why}",
-                path.display(),
-                split.name()
-            );
+            let mut why: Vec<String> = data.others.iter().map(of_others).collect();
+            why.extend(Some(data.counts.losses()).filter(|losses| !losses.is_empty()));
+            let why = match why.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", why.join(", ")),
+            };
+            bail_user!("{}: no row of the {} split{tasks}{why}", file.name.display(), split.name());
         }
         Ok(data)
     }
 
     /// The same, where there may be no row of that split.
-    pub fn load_any(path: &Path, split: Split, encoding: &Encoding, ctx: &Context) -> Result<Self> {
+    pub fn load_any(
+        file: &RowsFile,
+        split: Split,
+        encoding: &Encoding,
+        ctx: &Context,
+    ) -> Result<Self> {
         let mut reading = Reading::default();
         let bar = ctx.bar(&format!("encode {}", split.name()), "rows", None);
-        for group in artifact::arrow::mixture_rows(path)? {
+        for group in artifact::arrow::mixture_rows(&file.path)? {
             let mut rows = Vec::new();
             for row in group? {
-                if is_of(&row, split, path)? {
+                if is_of(&row, split, &file.name)? {
                     rows.push(row);
+                } else {
+                    *reading.others.entry(row.example.split).or_default() += 1;
                 }
             }
             // In parts, so that Ctrl-C is heard and progress seen within a large row group.
@@ -229,7 +246,7 @@ impl Dataset {
                 for (row, encoded) in part.iter().zip(encoded) {
                     let at_row = |error: anyhow::Error| {
                         let id = &row.example.example_id;
-                        error.context(format!("{}: example {id}", path.display()))
+                        error.context(format!("{}: example {id}", file.name.display()))
                     };
                     reading.add(row, &*encoded.map_err(at_row)?);
                 }
@@ -237,10 +254,13 @@ impl Dataset {
             }
         }
         bar.finish();
-        reading.warn(ctx, path, encoding.sequence_length);
-        let Reading { mut taken, tasks, counts, .. } = reading;
+        reading.warn(ctx, &file.name, encoding.sequence_length);
+        if split == Split::Train {
+            warn_of_unknown_splits(&reading.others, &file.name, ctx);
+        }
+        let Reading { mut taken, tasks, counts, others, .. } = reading;
         taken.sort_by_key(|(position, ..)| *position);
-        Ok(Self { tasks: tasks.into_iter().collect(), counts, ..Self::of(taken) })
+        Ok(Self { tasks: tasks.into_iter().collect(), counts, others, ..Self::of(taken) })
     }
 
     fn of(rows: Vec<(i64, String, Document)>) -> Self {
@@ -300,14 +320,26 @@ fn hash(documents: &[Document], languages: &[String]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
+/// A split that nothing takes is most likely a name from elsewhere.
+fn warn_of_unknown_splits(others: &BTreeMap<String, u64>, name: &Path, ctx: &Context) {
+    for (split, rows) in others {
+        if !["train", "validation", "test"].contains(&split.as_str()) {
+            let (name, rows) = (name.display(), count(*rows));
+            ctx.warn(format!(
+                "{name}: {rows} rows are of the split {split:?}, which nothing takes; splits are train, validation and test"
+            ));
+        }
+    }
+}
+
 /// A mixture's rows are all for training, but never a test row; of plain examples the split decides,
 /// and for validation the task.
-fn is_of(row: &MixtureRow, split: Split, path: &Path) -> Result<bool> {
+fn is_of(row: &MixtureRow, split: Split, name: &Path) -> Result<bool> {
     let of_mixture = !row.mixture_id.is_empty();
     if of_mixture && split == Split::Train && row.example.split == "test" {
         bail_user!(
             "{}: example {} is of the test split; a mixture must not hold test rows",
-            path.display(),
+            name.display(),
             row.example.example_id
         );
     }

@@ -126,6 +126,9 @@ impl Encoder {
             .iter()
             .rposition(|message| message.role != "assistant")
             .map_or(0, |last| last + 1);
+        if asked == 0 {
+            bail_user!("there is no message of a user or the system to answer");
+        }
         let text = self.conversation(messages).render(asked, true)?;
         let ids = self.tokenizer.encode(&text, false)?.ids;
         Ok((Tokenizer::unescape(&text), ids))
@@ -133,6 +136,14 @@ impl Encoder {
 
     /// The token that ends the assistant's turns by the chat template.
     pub fn end_of_turn(&self) -> Result<u32> {
+        let folder = self.tokenizer.folder().display();
+        self.probe().with_context(|| {
+            format!("{folder}: the chat template does not tell how an answer ends")
+        })
+    }
+
+    /// The same, by a conversation of two messages.
+    fn probe(&self) -> Result<u32> {
         let message = |role: &str| Message { role: role.to_owned(), content: "a".to_owned() };
         let talk = ["system", "user", "assistant"].map(message);
         // Some templates take no system message, some none without.

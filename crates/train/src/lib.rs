@@ -42,7 +42,7 @@ pub mod tokenizer;
 pub mod trainer;
 
 pub use bpe::{TokenizerConfig, train_tokenizer};
-pub use config::{BaseModel, TrainConfig, TrainData};
+pub use config::{BaseModel, RowsFile, TrainConfig, TrainData};
 pub use generate::{GenerateConfig, RunLabels, generate};
 pub use init::InitConfig;
 pub use merge::merge;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use artifact::{
     Context, bail_user,
     text::{TextTable, count},
@@ -79,13 +79,13 @@ impl Setup {
         encoder.encoder.tokenizer.check_fits(model.vocab_size)?;
         if recipe.objective == Objective::Sft {
             // What the trained model's folder will say; a template that cannot tell must not come out at the end.
-            let of_template = || {
-                format!(
-                    "{}: the chat template does not tell how an answer ends",
+            encoder.encoder.stop_ids()?;
+            if encoder.encoder.template.is_default() {
+                ctx.log(format!(
+                    "{}: no chat template; ChatML is taken, and saved with the model",
                     base.tokenizer().display()
-                )
-            };
-            encoder.encoder.stop_ids().with_context(of_template)?;
+                ));
+            }
         }
         let sequence_length = sequence_length(&recipe, model.max_position_embeddings)?;
         let encoding = Encoding {

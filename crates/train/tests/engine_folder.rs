@@ -378,6 +378,7 @@ fn values_that_cannot_be_are_refused_by_the_name_of_their_key() {
     config_refusal("llama", "hidden_size", json!(null));
     config_refusal("llama", "hidden_size", json!("wide"));
     config_refusal("llama", "num_hidden_layers", json!(0));
+    config_refusal("llama", "num_hidden_layers", json!(1_000_000_000_000_u64));
     config_refusal("llama", "num_key_value_heads", json!(3));
     config_refusal("llama", "rms_norm_eps", json!(-1));
     config_refusal("llama", "tie_word_embeddings", json!("yes"));

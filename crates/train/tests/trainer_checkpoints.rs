@@ -149,7 +149,7 @@ fn runs_that_share_their_work_give_the_bits_of_runs_apart() {
     let tuned = BaseModel::Weights(bench.out("base").join("model"));
     let settings = config("steps = 3\nbatch_size = 8\nlearning_rate = 1e-3");
     let run = |base: &BaseModel, train: &Path, shared: &Shared, name: &str| {
-        let data = train::TrainData { train: train.to_owned(), ..bench.data.clone() };
+        let data = train::TrainData { train: train.into(), ..bench.data.clone() };
         let out = bench.out(name);
         train::run(&settings, base, &data, shared, &out, &Context::quiet()).unwrap();
         (weights(&out.join("model")), metrics(&out))

@@ -4,6 +4,7 @@ mod trainer_common;
 
 use artifact::{Context, Example, error::is_user};
 use train::{
+    RowsFile,
     config::Objective,
     data::{Counts, Dataset, Split},
     encoder::Encoder,
@@ -17,7 +18,7 @@ fn load(rows: &[Example], objective: Objective, sequence_length: usize) -> anyho
     write_mixture(&path, rows);
     let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
     let encoding = Encoding::new(&encoder, objective, sequence_length);
-    Dataset::load(&path, Split::Train, &encoding, &Context::quiet())
+    Dataset::load(&path.as_path().into(), Split::Train, &encoding, &Context::quiet())
 }
 
 fn text_row(text: &str) -> Example {
@@ -107,13 +108,33 @@ fn plain_examples_are_taken_by_split_and_a_mixture_must_not_hold_test_rows() {
     let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
     let encoding = Encoding::new(&encoder, Objective::Sft, 64);
     let ids = |split| {
-        let data = Dataset::load(&path, split, &encoding, &Context::quiet()).unwrap();
+        let data =
+            Dataset::load(&path.as_path().into(), split, &encoding, &Context::quiet()).unwrap();
         data.documents.into_iter().map(|document| document.example_id).collect::<Vec<_>>()
     };
     assert_eq!(ids(Split::Train), ["sum-000", "sum-003"]);
     assert_eq!(ids(Split::Validation(&["math".to_owned()])), ["sum-001"]);
     let error = load(&rows, Objective::Sft, 64).unwrap_err();
     assert!(is_user(&error) && error.to_string().contains("sum-002"), "{error}");
+}
+
+#[test]
+fn where_no_row_is_to_be_trained_on_the_splits_that_there_are_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("examples.parquet");
+    let mut rows = sums(3);
+    for row in &mut rows {
+        row.split = "training".into();
+    }
+    write_examples(&path, &rows);
+    let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
+    let encoding = Encoding::new(&encoder, Objective::Sft, 64);
+    // What lies elsewhere than the user put it is called what the user called it.
+    let file = RowsFile { path, name: "theirs.parquet".into() };
+    let error = Dataset::load(&file, Split::Train, &encoding, &Context::quiet()).unwrap_err();
+    let text = error.to_string();
+    assert!(is_user(&error) && text.starts_with("theirs.parquet: "), "{text}");
+    assert!(text.contains("3 are of the split \"training\""), "{text}");
 }
 
 #[test]
@@ -129,15 +150,19 @@ fn validation_is_on_the_tasks_that_are_trained() {
     write_examples(&held_out, &rows);
     let encoder = Encoder::load(&fixture("tokenizer")).unwrap();
     let encoding = Encoding::new(&encoder, Objective::Sft, 64);
-    let train = Dataset::load(&mixture, Split::Train, &encoding, &Context::quiet()).unwrap();
+    let train =
+        Dataset::load(&mixture.as_path().into(), Split::Train, &encoding, &Context::quiet())
+            .unwrap();
     assert_eq!(train.tasks, ["math"]);
     let split = Split::Validation(&train.tasks);
-    let data = Dataset::load(&held_out, split, &encoding, &Context::quiet()).unwrap();
+    let data =
+        Dataset::load(&held_out.as_path().into(), split, &encoding, &Context::quiet()).unwrap();
     let ids: Vec<&str> = data.documents.iter().map(|row| row.example_id.as_str()).collect();
     assert_eq!(ids, ["sum-003", "sum-005"]);
 
     let other = Split::Validation(&["poetry".to_owned()]);
-    let error = Dataset::load(&held_out, other, &encoding, &Context::quiet()).unwrap_err();
+    let error =
+        Dataset::load(&held_out.as_path().into(), other, &encoding, &Context::quiet()).unwrap_err();
     assert!(is_user(&error) && error.to_string().contains("poetry"), "{error}");
 }
 
@@ -162,7 +187,8 @@ fn a_message_that_the_template_refuses_is_named_with_its_row() {
     write_mixture(&path, &rows);
     let encoder = Encoder::load(folder.path()).unwrap();
     let encoding = Encoding::new(&encoder, Objective::Sft, 64);
-    let error = Dataset::load(&path, Split::Train, &encoding, &Context::quiet()).unwrap_err();
+    let error = Dataset::load(&path.as_path().into(), Split::Train, &encoding, &Context::quiet())
+        .unwrap_err();
     let text = format!("{error:#}");
     assert!(
         is_user(&error)

@@ -43,7 +43,7 @@ fn rows_of_a_task_that_is_not_trained_do_not_change_the_validation() {
         row.split = "validation".into();
         row.task = if place < 4 { "math" } else { "logic" }.into();
     }
-    write_examples(bench.data.validation.as_ref().unwrap(), &rows);
+    write_examples(&bench.data.validation.as_ref().unwrap().path, &rows);
     let beside = bench.run("beside", settings).unwrap();
     assert!(alone.validation_loss.is_some());
     assert_eq!(beside.validation_loss, alone.validation_loss);

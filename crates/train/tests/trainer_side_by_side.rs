@@ -34,7 +34,7 @@ fn three_runs_of_different_lengths_one_that_stops_early_and_one_that_goes_on_are
     let data = |rows: usize| {
         let train = bench.folder.path().join(format!("{rows}.parquet"));
         write_mixture(&train, &sums(rows));
-        TrainData { train, ..bench.data.clone() }
+        TrainData { train: train.into(), ..bench.data.clone() }
     };
     let train = |shared: &Shared, (name, rows, settings): (&str, usize, &str), kind: &str| {
         let (settings, out) =

@@ -2,7 +2,7 @@
 
 mod trainer_common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use artifact::error::is_user;
 use serde_json::{Value, json};
@@ -10,10 +10,9 @@ use train::encoder::Encoder;
 use train::tokenizer::{Encoded, Tokenizer};
 use trainer_common::{fixture, message};
 
-/// The shared test data, where it is present.
+/// Tokenizers of real models, where they are present.
 fn shared_data() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let root = std::env::var_os("ISOGLOSS_DATA").map_or(beside, PathBuf::from);
+    let root = PathBuf::from(std::env::var_os("ISOGLOSS_DATA")?);
     root.join("tokenizers").is_dir().then(|| root.join("tokenizers"))
 }
 

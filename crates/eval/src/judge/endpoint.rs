@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use artifact::address::is_loopback;
 use artifact::bail_user;
 use artifact::text::shorten;
 use serde_json::Value;
@@ -65,6 +66,10 @@ impl Endpoint {
             .timeout_global(Some(Duration::from_secs_f64(config.timeout)))
             .timeout_connect(Some(Duration::from_secs_f64(config.timeout.min(15.0))))
             .user_agent(concat!("isogloss/", env!("CARGO_PKG_VERSION")));
+        let settings = match is_loopback(base) {
+            true => settings.proxy(None),
+            false => settings,
+        };
         Ok(Endpoint { url: chat_url(base)?, agent: settings.build().into(), key, key_name })
     }
 

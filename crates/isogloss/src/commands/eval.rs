@@ -6,13 +6,12 @@ use ::eval::metric::METRICS;
 use ::eval::{Config, Metric};
 use anyhow::Result;
 use artifact::Context;
-use artifact::schema::{EXAMPLES, GENERATIONS};
+use artifact::schema::GENERATIONS;
 use clap::Args as ClapArgs;
 use language::Accuracy;
 
-use super::files::{Output, publish, set, settings, table, tables};
+use super::files::{Output, prompts, publish, set, settings, tables};
 use super::train::choice;
-use crate::remote::{data_file, data_files};
 
 const USES: &str = "\
 Examples:
@@ -96,12 +95,11 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     config.task = args.task.or(config.task);
     config.lang = args.lang.or(config.lang);
     config.mecab = args.mecab.or(config.mecab);
-    let prompts = args.prompts.map(|path| data_file(&path, ctx)).transpose()?;
-    config.prompts = prompts.map(|path| table(&path, &[&EXAMPLES]));
+    config.prompts = args.prompts.map(|path| prompts(&path, ctx)).transpose()?;
     if !args.metrics.is_empty() {
         config.metrics = args.metrics;
     }
-    let generations = tables(&data_files(&args.generations, ctx)?, &GENERATIONS);
+    let generations = tables(&args.generations, &GENERATIONS, ctx)?;
     let output =
         Output { out: &args.out, stage: "eval", main: Some("scores.parquet"), resume: false };
     publish(&output, ctx, |out| ::eval::run(&config, &generations, out, ctx))

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::console;
+use crate::remote::{data_file, data_files};
 
 /// Stands for stdin or stdout.
 const STREAM: &str = "-";
@@ -49,9 +50,14 @@ pub fn table(path: &Path, schemas: &[&Schema]) -> PathBuf {
         .unwrap_or_else(|| path.to_owned())
 }
 
-/// The same for several paths.
-pub fn tables(paths: &[PathBuf], schema: &Schema) -> Vec<PathBuf> {
-    paths.iter().map(|path| table(path, &[schema])).collect()
+/// The same for several paths, those on the Hub among them.
+pub fn tables(paths: &[PathBuf], schema: &Schema, ctx: &Context) -> Result<Vec<PathBuf>> {
+    Ok(data_files(paths, ctx)?.iter().map(|path| table(path, &[schema])).collect())
+}
+
+/// The file of prompts or examples that a path names, which may be on the Hub.
+pub fn prompts(path: &Path, ctx: &Context) -> Result<PathBuf> {
+    Ok(table(&data_file(path, ctx)?, &[&EXAMPLES]))
 }
 
 /// A folder for the time of one command.
@@ -84,14 +90,17 @@ impl Drop for Scratch {
 pub struct Input {
     /// The file.
     pub path: PathBuf,
+    /// What messages call it.
+    pub name: PathBuf,
     _spooled: Option<Scratch>,
 }
 
 impl Input {
-    /// Opens a file, an output folder of ours, or `-`; it holds one of these artifacts.
-    pub fn open(path: &Path, schemas: &[&'static Schema]) -> Result<Input> {
+    /// Opens a file, here or on the Hub, an output folder of ours, or `-`; it holds one of these artifacts.
+    pub fn open(path: &Path, schemas: &[&'static Schema], ctx: &Context) -> Result<Input> {
         if path != Path::new(STREAM) {
-            return Ok(Input { path: table(path, schemas), _spooled: None });
+            let path = table(&data_file(path, ctx)?, schemas);
+            return Ok(Input { name: path.clone(), path, _spooled: None });
         }
         let scratch = Scratch::new()?;
         let spooled = scratch.path().join("stdin.parquet");
@@ -101,7 +110,8 @@ impl Input {
             match schema.check(&frame, Path::new("stdin")) {
                 Ok(()) => {
                     parquet::write(&spooled, schema, &mut frame)?;
-                    return Ok(Input { path: spooled, _spooled: Some(scratch) });
+                    let name = PathBuf::from("stdin");
+                    return Ok(Input { path: spooled, name, _spooled: Some(scratch) });
                 }
                 Err(error) => problem = Some(error),
             }
@@ -111,18 +121,17 @@ impl Input {
 
     /// Opens an input of a stage that streams it through `artifact::arrow`, which reads what isogloss wrote and nothing
     /// else: any other file is read by polars and written anew.
-    pub fn own(path: &Path, schemas: &[&'static Schema]) -> Result<Input> {
-        let input = Input::open(path, schemas)?;
+    pub fn own(path: &Path, schemas: &[&'static Schema], ctx: &Context) -> Result<Input> {
+        let input = Input::open(path, schemas, ctx)?;
         if input._spooled.is_some() || is_in_an_output(&input.path)? {
             return Ok(input);
         }
         let scratch = Scratch::new()?;
-        let name = input.path.file_name().unwrap_or_default();
-        let spooled = scratch.path().join(name).with_extension("parquet");
+        let (spooled, name) = (scratch.path().join("rows.parquet"), input.path.clone());
         let mut problem = None;
         for schema in schemas {
             match rewrite(&input.path, &spooled, schema) {
-                Ok(()) => return Ok(Input { path: spooled, _spooled: Some(scratch) }),
+                Ok(()) => return Ok(Input { path: spooled, name, _spooled: Some(scratch) }),
                 Err(error) => problem = Some(error),
             }
         }
@@ -130,8 +139,8 @@ impl Input {
     }
 
     /// Opens several files of examples.
-    pub fn examples(paths: &[PathBuf]) -> Result<Vec<Input>> {
-        paths.iter().map(|path| Input::open(path, &[&EXAMPLES])).collect()
+    pub fn examples(paths: &[PathBuf], ctx: &Context) -> Result<Vec<Input>> {
+        paths.iter().map(|path| Input::open(path, &[&EXAMPLES], ctx)).collect()
     }
 }
 

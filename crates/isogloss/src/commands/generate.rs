@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::files::{Input, Output, publish, set, settings};
 use crate::console::print;
-use crate::remote::{data_file, model_folder, outline_folder};
+use crate::remote::{model_folder, outline_folder};
 
 /// Answers prompts with a model.
 ///
@@ -123,7 +123,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let factors = factors(given)?;
     let mixture_id = args.mixture_id.as_deref();
     let labels = RunLabels { run_id: &run_id, mixture_id, factors: &factors };
-    let data = Input::open(&data_file(&args.data, ctx)?, &[&EXAMPLES])?;
+    let data = Input::open(&args.data, &[&EXAMPLES], ctx)?;
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
         let folder = outline_folder(&args.model, ctx)?;
         return plan(&config, &folder, &data, (args.memory, ctx));

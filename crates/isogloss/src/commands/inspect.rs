@@ -13,11 +13,12 @@ use artifact::parquet::{read_columns, row_groups};
 use artifact::polars::prelude::{AnyValue, DataFrame, DataType};
 use artifact::schema::{ALL, EXAMPLES, MIXTURE, Schema};
 use artifact::text::{TextTable, count, shorten};
-use artifact::{Example, Message, bail_user};
+use artifact::{Context, Example, Message, bail_user};
 use clap::Args as ClapArgs;
 
 use super::files::Input;
 use crate::console::print;
+use crate::remote::outline_folder;
 
 /// A look at a file: columns, rows by language, and the first rows.
 ///
@@ -29,7 +30,7 @@ Examples:
   isogloss inspect examples.parquet
   isogloss inspect mixtures/m1/mixture.parquet --model models/small --rows 1")]
 pub struct Args {
-    /// A Parquet file, or an output folder (`-`: Arrow IPC stream on stdin).
+    /// A Parquet file, here or on the Hub, or an output folder (`-`: Arrow IPC stream on stdin).
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -37,8 +38,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 3)]
     rows: usize,
 
-    /// A model folder, whose tokenizer and chat template turn rows into tokens; an adapter's, or its base's.
-    #[arg(long, value_name = "DIR")]
+    /// A model's folder or its address on the Hub, whose tokenizer and chat template turn rows into tokens; an
+    /// adapter's, or its base's.
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
 }
 
@@ -46,8 +48,8 @@ pub struct Args {
 const WIDTH: usize = 100;
 
 /// Does what `isogloss inspect` was asked for.
-pub fn run(args: Args) -> Result<()> {
-    let input = Input::open(&args.file, &ALL)?;
+pub fn run(args: Args, ctx: &Context) -> Result<()> {
+    let input = Input::open(&args.file, &ALL, ctx)?;
     let groups = row_groups(&input.path, None)?;
     let total = groups.total_rows();
     let Some(first) = groups.into_iter().next().transpose()? else { return Ok(()) };
@@ -60,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let shown = first.head(Some(args.rows));
     match &args.model {
-        Some(model) => tokens(&shown, schema, model, &args.file),
+        Some(model) => tokens(&shown, schema, &outline_folder(model, ctx)?, &args.file),
         None => rows(&shown),
     }
 }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use ::eval::judge::{self, Config, Price};
 use anyhow::Result;
 use artifact::error::is_interrupted;
-use artifact::schema::{EXAMPLES, GENERATIONS};
+use artifact::schema::GENERATIONS;
 use artifact::{Context, bail_user};
 use clap::Args as ClapArgs;
 
-use super::files::{Output, pair, publish, set, settings, table, tables};
+use super::files::{Output, pair, prompts, publish, set, settings, tables};
 use crate::console::print;
 
 /// Asks a judge model to rate generations from 1 to 5, and to compare them with a baseline run's.
@@ -136,15 +136,15 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     config.map.extend(args.map);
     config.task = args.task.or(config.task);
     config.lang = args.lang.or(config.lang);
-    config.prompts = args.prompts.map(|path| table(&path, &[&EXAMPLES]));
+    config.prompts = args.prompts.map(|path| prompts(&path, ctx)).transpose()?;
     config.rating_prompt = args.rating_prompt.or(config.rating_prompt);
     config.pairwise_prompt = args.pairwise_prompt.or(config.pairwise_prompt);
     set(&mut config.concurrency, args.concurrency);
     config.requests_per_minute = args.requests_per_minute.or(config.requests_per_minute);
     config.price = args.price.or(config.price);
     config.cache = args.cache.or(config.cache);
-    let generations = tables(&args.generations, &GENERATIONS);
-    let against = tables(&args.baseline_from, &GENERATIONS);
+    let generations = tables(&args.generations, &GENERATIONS, ctx)?;
+    let against = tables(&args.baseline_from, &GENERATIONS, ctx)?;
     if args.dry_run {
         let estimate = judge::estimate(&config, &generations, &against, ctx)?;
         return print(estimate.to_string().trim_end());

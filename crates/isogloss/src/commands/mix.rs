@@ -45,7 +45,7 @@ pub struct Args {
 /// Does what `isogloss mix` was asked for.
 pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let design: ::mix::Design = artifact::config::load_toml(&args.design)?;
-    let examples = Input::examples(&args.examples)?;
+    let examples = Input::examples(&args.examples, ctx)?;
     let tokenizer = args.tokenizer.map(|path| tokenizer_folder(&path, ctx)).transpose()?;
     let output = Output { out: &args.out, stage: "mix", main: None, resume: false };
     publish(&output, ctx, |out| {

@@ -58,7 +58,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     }
     config.shots = args.shots.or(config.shots);
     config.max_items = args.max_items.or(config.max_items);
-    let examples = Input::examples(&args.examples)?;
+    let examples = Input::examples(&args.examples, ctx)?;
     let output =
         Output { out: &args.out, stage: "prompts", main: Some("prompts.parquet"), resume: false };
     publish(&output, ctx, |out| ::eval::prompts(&config, &paths(&examples), out, ctx))

@@ -9,7 +9,6 @@ use artifact::schema::{GENERATIONS, SCORES};
 use clap::Args as ClapArgs;
 
 use super::files::{Output, publish, set, settings, tables};
-use crate::remote::data_files;
 
 /// Makes tables, figures and a page from scores, ours or anyone's.
 ///
@@ -89,12 +88,10 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     }
     if !args.samples.is_empty() {
         let samples = config.samples.unwrap_or_default();
-        config.samples = Some(Samples {
-            generations: tables(&data_files(&args.samples, ctx)?, &GENERATIONS),
-            ..samples
-        });
+        config.samples =
+            Some(Samples { generations: tables(&args.samples, &GENERATIONS, ctx)?, ..samples });
     }
-    let scores = tables(&data_files(&args.scores, ctx)?, &SCORES);
+    let scores = tables(&args.scores, &SCORES, ctx)?;
     let output = Output { out: &args.out, stage: "report", main: None, resume: false };
     publish(&output, ctx, |out| ::report::run(&config, &scores, out, ctx))
 }

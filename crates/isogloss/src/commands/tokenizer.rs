@@ -44,7 +44,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let mut config: TokenizerConfig = settings(args.config.as_deref())?;
     set(&mut config.vocab_size, args.vocab_size);
     set(&mut config.min_frequency, args.min_frequency);
-    let data = Input::own(&args.data, &[&EXAMPLES])?;
+    let data = Input::own(&args.data, &[&EXAMPLES], ctx)?;
     let output = Output { out: &args.out, stage: "tokenizer", main: None, resume: false };
     publish(&output, ctx, |out| ::train::train_tokenizer(&config, &data.path, out, ctx))
 }

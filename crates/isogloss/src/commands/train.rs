@@ -6,7 +6,7 @@ use ::train::config::{Objective, Preset};
 use ::train::device::Device;
 use ::train::lora::Quantize;
 use ::train::model::Recompute;
-use ::train::{BaseModel, InitConfig, Shared, TrainConfig, TrainData};
+use ::train::{BaseModel, InitConfig, RowsFile, Shared, TrainConfig, TrainData};
 use anyhow::Result;
 use artifact::bail_user;
 use artifact::schema::{EXAMPLES, MIXTURE};
@@ -18,7 +18,7 @@ use serde::de::value::{Error, StrDeserializer};
 use super::files::{Input, Output, publish, settings};
 use super::worker;
 use crate::console::print;
-use crate::remote::{data_file, model_folder, outline_folder, tokenizer_folder};
+use crate::remote::{model_folder, outline_folder, tokenizer_folder};
 
 /// Trains a model on a mixture.
 ///
@@ -216,13 +216,11 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
         (Some(model), ..) => BaseModel::Weights(model_folder(&model, ctx)?),
         _ => bail_user!("give --model DIR, or --init FILE with --tokenizer DIR"),
     };
-    let train = Input::own(&data_file(&args.data, ctx)?, &[&MIXTURE, &EXAMPLES])?;
-    let validation = args.validation.map(|path| data_file(&path, ctx)).transpose()?;
-    let validation = validation.map(|path| Input::own(&path, &[&EXAMPLES])).transpose()?;
-    let data = TrainData {
-        train: train.path.clone(),
-        validation: validation.as_ref().map(|input| input.path.clone()),
-    };
+    let train = Input::own(&args.data, &[&MIXTURE, &EXAMPLES], ctx)?;
+    let validation =
+        args.validation.map(|path| Input::own(&path, &[&EXAMPLES], ctx)).transpose()?;
+    let rows = |input: &Input| RowsFile { path: input.path.clone(), name: input.name.clone() };
+    let data = TrainData { train: rows(&train), validation: validation.as_ref().map(rows) };
     let shared = Shared::default().on(worker::ranks(ctx)?);
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
         return print(::train::plan(&config, &base, &data, &shared, (args.memory, ctx))?);

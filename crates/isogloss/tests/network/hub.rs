@@ -153,3 +153,71 @@ fn a_study_on_the_hubs_model_and_data_is_done_once_and_again_when_they_change() 
     assert!(message.contains("none.csv"), "{message}");
     assert!(!place.path("h").exists());
 }
+
+#[test]
+fn every_command_that_reads_a_table_takes_it_from_the_hub() {
+    let place = Place::new();
+    place.write("shape.toml", "hidden_size = 16\nnum_hidden_layers = 1\nnum_attention_heads = 2\n");
+    place.write(
+        "design.toml",
+        "tasks = [\"math\"]\nlanguages = [\"en\"]\nenglish = 8\nn = [0]\nleakage = { ngram = 0 }\n",
+    );
+    for line in [
+        "synth --languages en --tasks math --train 20 --validation 4 --test 4 --out raw",
+        "ingest raw --dedup off --out e",
+        "tokenizer --data e --vocab-size 400 --out tok",
+        "train --init shape.toml --tokenizer tok --data e --steps 1 --batch-size 2 --out t",
+        "prompts e --shots 0 --out p",
+        "generate --model t/model --data p --max-new-tokens 2 --factor n=0 --out g",
+        "eval g --out s",
+    ] {
+        place.run(line).ok();
+    }
+    let repos: Repos = Arc::default();
+    let mut tables = BTreeMap::new();
+    for folder in ["e", "p", "g", "s"] {
+        tables.extend(files(&place.path(folder)));
+    }
+    repos.lock().unwrap().insert("datasets/own/tables", ("t1".into(), tables));
+    repos.lock().unwrap().insert("models/own/tiny", ("c1".into(), files(&place.path("t/model"))));
+    let server = hub(repos);
+    let run = |line: &str| {
+        let mut command = place.command(&line.replace("HUB", "hf://datasets/own/tables"));
+        command.env("HF_ENDPOINT", server.url()).env("HF_HOME", place.path("hf"));
+        // A proxy is for other machines than this one.
+        command.env("http_proxy", "http://127.0.0.1:9");
+        Answer::from(command.output().expect("it runs")).ok()
+    };
+    let train = "train --model hf://own/tiny --steps 1 --batch-size 2 --device cpu --data";
+    run(&format!("{train} HUB/examples.parquet --validation HUB/examples.parquet --out t1"));
+    place.run("train --model t/model --steps 1 --batch-size 2 --device cpu --data e --out t2").ok();
+    assert!(
+        files(&place.path("t1/model"))["model.safetensors"]
+            == files(&place.path("t2/model"))["model.safetensors"]
+    );
+    run("tokenizer --data HUB/examples.parquet --vocab-size 400 --out tok1");
+    assert!(
+        files(&place.path("tok"))["tokenizer.json"] == files(&place.path("tok1"))["tokenizer.json"]
+    );
+    run("mix HUB/examples.parquet --design design.toml --tokenizer hf://own/tiny --out m1");
+    assert!(place.path("m1/mixtures.parquet").exists());
+    run("prompts HUB/examples.parquet --shots 0 --out p1");
+    assert!(
+        files(&place.path("p"))["prompts.parquet"] == files(&place.path("p1"))["prompts.parquet"]
+    );
+    run("eval HUB/generations.parquet --prompts HUB/prompts.parquet --out s1");
+    assert!(
+        files(&place.path("s"))["scores.parquet"] == files(&place.path("s1"))["scores.parquet"]
+    );
+    run("report HUB/scores.parquet --samples HUB/generations.parquet --draws 100 --out r1");
+    let page = std::fs::read_to_string(place.path("r1/index.html")).expect("a page");
+    let asked = artifact::parquet::read(&place.path("g/generations.parquet"), None).expect("rows");
+    let prompt = asked.column("prompt").and_then(|c| c.str().map(|c| c.get(0).map(str::to_owned)));
+    let prompt = prompt.expect("a column").expect("a prompt");
+    assert!(page.contains(prompt.split_whitespace().next().expect("a word")), "samples are shown");
+    let look = run("inspect HUB/examples.parquet --model hf://own/tiny --rows 1").out;
+    assert!(look.contains("examples, ") && look.contains("[["), "{look}");
+    let line = "judge HUB/generations.parquet --prompts HUB/prompts.parquet --model m --cache c";
+    let plan = run(&format!("{line} --base-url http://127.0.0.1:9 --dry-run")).out;
+    assert!(plan.contains("to ask"), "{plan}");
+}

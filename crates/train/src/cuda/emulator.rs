@@ -279,7 +279,9 @@ fn build(compiler: &str) -> Result<PathBuf> {
             hasher.update(&std::fs::read(file)?);
         }
     }
-    let folder = std::env::temp_dir();
+    // Beside the test itself: from there code can be loaded, which not every system allows of temporary folders.
+    let test = std::env::current_exe()?;
+    let folder = test.parent().context("a program stands in a folder")?;
     let path = folder.join(format!("isogloss-kernels-{}.so", &hasher.finalize().to_hex()[..16]));
     if path.exists() {
         return Ok(path);

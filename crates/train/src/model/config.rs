@@ -442,9 +442,15 @@ fn heads(fields: &Fields, family: &Family) -> Result<Heads> {
     Ok(Heads { queries, key_values, size })
 }
 
+/// Far beyond any model: a slip of the pen must not take memory for layers that cannot be.
+const MOST_LAYERS: usize = 10_000;
+
 /// Window and rope of each layer.
 fn layers(fields: &Fields, family: &Family, context: usize) -> Result<Vec<LayerConfig>> {
     let count = fields.size("num_hidden_layers", None)?;
+    if count > MOST_LAYERS {
+        bail_user!("{}: num_hidden_layers = {count} is more than {MOST_LAYERS}", fields.at());
+    }
     let windowed = windowed(fields, family, count)?;
     let width = if windowed.contains(&true) {
         let width = fields.size("sliding_window", Some(4096))?;

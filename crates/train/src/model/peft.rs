@@ -332,7 +332,8 @@ fn check_base(dir: &Path, base: &Path) -> Result<()> {
     for (name, hash) in &hashes {
         let file = base.join(name);
         let found = if file.exists() { weights_hash(&file)? } else { "missing".to_owned() };
-        if *hash != found.as_str() {
+        let hash = hash.as_str().unwrap_or("not named");
+        if hash != found {
             bail_user!(
                 "{}: the adapter was trained beside other weights: {} was {hash} then (blake3), and \
                  is {found} now",

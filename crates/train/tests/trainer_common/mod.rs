@@ -122,7 +122,10 @@ impl Bench {
             .collect();
         write_examples(&validation_path, &held_out);
         let validation = (validation > 0).then_some(validation_path);
-        Self { data: TrainData { train: path, validation }, folder }
+        Self {
+            data: TrainData { train: path.into(), validation: validation.map(Into::into) },
+            folder,
+        }
     }
 
     /// A fresh output folder.

@@ -405,7 +405,7 @@ pub(super) fn trainer(lab: &mut Lab<'_>) -> Result<()> {
         ops: lab.ops.clone(),
         config: artifact::config::from_toml(&settings, Path::new("train.toml"))?,
         base: BaseModel::Random { init, tokenizer: at("tokenizer"), seed: 1 },
-        data: TrainData { train: mixture, validation: None },
+        data: TrainData { train: mixture.into(), validation: None },
     };
     let whole = run.to(&at("whole"), &Context::quiet())?;
     ensure!(whole.steps == steps, "{} steps, not {steps}", whole.steps);
