@@ -42,9 +42,18 @@ macro_rules! bail_user {
     ($($arg:tt)*) => { return Err($crate::error::user(format!($($arg)*))) };
 }
 
-/// Whether any link of the chain is a [`UserError`].
+/// Whether any link of the chain is a [`UserError`], or it is a full disk, which the user can mend as well.
 pub fn is_user(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<UserError>())
+    error.chain().any(|cause| cause.is::<UserError>()) || is_disk_full(error)
+}
+
+/// Whether an error says that the disk is full, itself or in the words of a library that wraps it.
+pub fn is_disk_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        kind == Some(io::ErrorKind::StorageFull)
+            || cause.to_string().contains("No space left on device")
+    })
 }
 
 /// Whether the chain ends in Ctrl-C.
@@ -72,6 +81,22 @@ pub fn input_error(path: &Path, error: &io::Error) -> anyhow::Error {
     })
 }
 
+/// The [`UserError`] for an output folder that cannot be made or written beside.
+pub fn output_error(out: &Path, error: &io::Error) -> anyhow::Error {
+    let out = out.display();
+    user(match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            format!(
+                "{out}: cannot be written, permission is denied ({error}); choose another --out"
+            )
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            format!("{out}: cannot be written, a file stands where its folder should be")
+        }
+        _ => format!("{out}: cannot be written: {error}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +106,17 @@ mod tests {
         let error = user("bad row").context("reading").context("ingest");
         assert!(is_user(&error));
         assert!(!is_user(&anyhow::anyhow!("disk on fire").context("ingest")));
+    }
+
+    #[test]
+    fn a_full_disk_is_the_users() {
+        // /dev/full answers every write with ENOSPC.
+        let full = std::fs::write("/dev/full", "x").context("cannot write out/a").unwrap_err();
+        assert!(is_user(&full) && is_disk_full(&full));
+        let wrapped = anyhow::anyhow!("IO error: No space left on device (os error 28)");
+        assert!(is_user(&wrapped));
+        let other = std::fs::write("no/such/folder/x", "x").context("out").unwrap_err();
+        assert!(!is_user(&other));
     }
 
     #[test]

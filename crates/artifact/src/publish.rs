@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     Context, bail_user,
+    error::output_error,
     store::{MANIFEST, Manifest, sync_below, sync_folder},
 };
 
@@ -47,11 +48,10 @@ pub fn folder<T>(
     }
     refuse_foreign(out)?;
     if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::create_dir_all(parent).map_err(|error| output_error(out, &error))?;
     }
     let lock_path = beside(out, "lock");
-    let lock = File::create(&lock_path)
-        .with_context(|| format!("cannot write beside {}", out.display()))?;
+    let lock = File::create(&lock_path).map_err(|error| output_error(out, &error))?;
     if lock.try_lock().is_err() {
         bail_user!(
             "another isogloss is writing {}; wait for it or choose another --out",
@@ -72,6 +72,12 @@ fn locked<T>(
 ) -> Result<T> {
     let partial = partial(out);
     if partial.exists() && !resume {
+        if can_resume(out) {
+            context.warn(format!(
+                "{} held the checkpoint of an interrupted run; without --resume it is thrown away",
+                partial.display()
+            ));
+        }
         fs::remove_dir_all(&partial)
             .with_context(|| format!("cannot clear {}", partial.display()))?;
     }
@@ -161,6 +167,18 @@ mod tests {
         fs::write(root.path().join("precious.txt"), "x").unwrap();
         assert!(is_user(&run(root.path(), "one").unwrap_err()));
         assert!(is_user(&run(&root.path().join("precious.txt"), "one").unwrap_err()));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_the_users_to_mend() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "x").unwrap();
+        for out in [file.join("out"), file.join("deep/out"), PathBuf::from("/proc/none/out")] {
+            let error = run(&out, "a").unwrap_err();
+            let said = format!("{error:#}");
+            assert!(is_user(&error) && said.contains(&out.display().to_string()), "{said}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! branch that moves in the middle of a run does not change what the run works on; files are taken when they are needed.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::Result;
@@ -123,12 +123,24 @@ pub fn tokenizer_folder(path: &Path, ctx: &Context) -> Result<PathBuf> {
     fetched(path, Remote::tokenizer, ctx)
 }
 
+/// `owner/name` is how the Hub's own tools call a model; here that is a folder, and most likely one that is not there.
+fn refuse_hub_name(path: &Path) -> Result<()> {
+    let parts: Vec<_> = path.components().collect();
+    let is_plain = parts.iter().all(|part| matches!(part, Component::Normal(_)));
+    if parts.len() == 2 && is_plain && !path.exists() {
+        let path = path.display();
+        bail_user!("{path}: no such folder here; the Hub's model of that name is hf://{path}");
+    }
+    Ok(())
+}
+
 fn fetched(
     path: &Path,
     resolve: impl FnOnce(&Remote, &Path) -> Result<Snapshot>,
     ctx: &Context,
 ) -> Result<PathBuf> {
     if !is_address(path) {
+        refuse_hub_name(path)?;
         return Ok(path.to_owned());
     }
     let remote = Remote::default();

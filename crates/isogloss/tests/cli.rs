@@ -145,6 +145,13 @@ fn training_takes_a_table_that_another_tool_wrote() {
 }
 
 #[test]
+fn a_model_called_as_on_the_hub_is_told_its_address() {
+    let place = Place::new();
+    let message = place.run("train --model own/tiny --data d --out out").user_error();
+    assert!(message.contains("own/tiny: no such folder here") && message.contains("hf://own/tiny"));
+}
+
+#[test]
 fn a_negative_number_is_refused_by_the_option_that_it_is_given_to() {
     let place = Place::new();
     for option in ["--steps", "--seed", "--batch-size", "--learning-rate"] {

@@ -1,25 +1,18 @@
 //! A full disk, told apart from other failures to write.
 
-use std::{error::Error, io, path::Path};
+use std::path::Path;
 
-use artifact::error::user;
+use artifact::error::{is_disk_full, user};
 
 /// Says what could not be written. A full disk is the user's to mend, so it becomes a `UserError`.
 pub fn explain_full_disk(error: anyhow::Error, path: &Path) -> anyhow::Error {
-    if error.chain().any(is_full) {
+    if is_disk_full(&error) {
         let path = path.display();
         return user(format!(
             "{path}: cannot be written, the disk is full; make room and run again"
         ));
     }
     error.context(format!("cannot write {}", path.display()))
-}
-
-/// Whether an error says so, itself or in the words of a library that wraps it.
-fn is_full(cause: &(dyn Error + 'static)) -> bool {
-    let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-    kind == Some(io::ErrorKind::StorageFull)
-        || cause.to_string().contains("No space left on device")
 }
 
 #[cfg(test)]

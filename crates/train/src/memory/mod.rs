@@ -115,8 +115,17 @@ impl Place {
 
 /// Bytes of host memory that a new program can have, as Linux estimates them.
 fn available_on_host() -> Option<u64> {
+    of_host("MemAvailable:")
+}
+
+/// Bytes of memory that the host has, with what it can swap out.
+fn installed() -> Option<u64> {
+    Some(of_host("MemTotal:")? + of_host("SwapTotal:").unwrap_or(0))
+}
+
+fn of_host(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -382,6 +391,17 @@ pub fn settle(setup: &Setup, passes: &Passes, place: &Place) -> Result<MemoryPla
                 bytes(plan.needed()),
                 plan.place,
                 bytes(plan.available.unwrap_or(0)),
+            )))
+        }
+        // What is available now may be more in a minute; what is not built in will not be.
+        Place::Processor { .. }
+            if !plan.fits() && installed().is_some_and(|all| plan.total() > all) =>
+        {
+            let advice = advice::advice(setup, &plan, place)?;
+            Err(user(format!(
+                "the run needs {} of memory, and the system has {} in all\n{plan}\n{advice}",
+                bytes(plan.total()),
+                bytes(installed().unwrap_or(0)),
             )))
         }
         Place::Card { host: Some(host), .. } if plan.host > *host => Err(user(format!(
