@@ -122,6 +122,10 @@ impl Hub {
     fn ask(&self, address: &Address) -> Result<Value, Fault> {
         let request = self.api.repo(address.repository()).info_request().query("blobs", "true");
         let request = request.config().http_status_as_error(false);
+        let request = match is_loopback(&self.settings.endpoint) {
+            true => request.proxy(None),
+            false => request,
+        };
         let request = request.timeout_global(Some(self.settings.timeout * 2)).build();
         let mut response = request.call().map_err(|error| self.unreachable(&error))?;
         let status = response.status();

@@ -123,8 +123,21 @@ pub fn tokenizer_folder(path: &Path, ctx: &Context) -> Result<PathBuf> {
     fetched(path, Remote::tokenizer, ctx)
 }
 
-/// `owner/name` is how the Hub's own tools call a model; here that is a folder, and most likely one that is not there.
-fn refuse_hub_name(path: &Path) -> Result<()> {
+/// What is meant by names that are most likely slips: `owner/name`, as the Hub's own tools call a model, and the
+/// output of a training, which holds the model.
+fn refuse_slips(path: &Path) -> Result<()> {
+    let holds = |folder: &Path| {
+        let files = ["config.json", "adapter_config.json", "tokenizer.json"];
+        files.iter().any(|name| folder.join(name).exists())
+    };
+    let inner = path.join("model");
+    if !holds(path) && holds(&inner) {
+        bail_user!(
+            "{}: no model folder, but what a training wrote; its model is {}",
+            path.display(),
+            inner.display()
+        );
+    }
     let parts: Vec<_> = path.components().collect();
     let is_plain = parts.iter().all(|part| matches!(part, Component::Normal(_)));
     if parts.len() == 2 && is_plain && !path.exists() {
@@ -140,7 +153,7 @@ fn fetched(
     ctx: &Context,
 ) -> Result<PathBuf> {
     if !is_address(path) {
-        refuse_hub_name(path)?;
+        refuse_slips(path)?;
         return Ok(path.to_owned());
     }
     let remote = Remote::default();

@@ -176,6 +176,8 @@ fn rows_are_shown_with_the_tokenizer_of_an_adapters_base() {
     place.run(&format!("train --model base/model --lora-rank 2 {steps} --out adapter")).ok();
     let shown = |model: &str| place.run(&format!("inspect data --rows 2 --model {model}")).ok().out;
     let by_base = shown("base/model");
+    let message = place.run("generate --model base --data data --out g").user_error();
+    assert!(message.contains("its model is base/model"), "{message}");
     assert!(by_base.contains("[["), "{by_base}");
     // PEFT's folders hold no tokenizer.
     for file in ["tokenizer.json", "tokenizer_config.json"] {

@@ -114,6 +114,18 @@ fn a_sequence_length_beyond_the_context_is_refused_and_a_long_row_is_cut_and_cou
 }
 
 #[test]
+fn a_run_larger_than_the_machine_is_refused_before_it_begins() {
+    let place = place();
+    // 88 TB, which no machine has.
+    place.write(
+        "shape.toml",
+        "hidden_size = 65536\nintermediate_size = 262144\nnum_hidden_layers = 80\nnum_attention_heads = 512\n",
+    );
+    let line = format!("{TRAIN} --data data --device cpu");
+    refused(&place, &line, &["the run needs", "the system has", "optimiser states"]);
+}
+
+#[test]
 fn settings_that_cannot_be_are_named() {
     let place = place();
     for (text, word) in [
