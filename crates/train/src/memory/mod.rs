@@ -397,9 +397,8 @@ pub fn settle(setup: &Setup, passes: &Passes, place: &Place) -> Result<MemoryPla
         Place::Processor { .. }
             if !plan.fits() && installed().is_some_and(|all| plan.total() > all) =>
         {
-            let advice = advice::advice(setup, &plan, place)?;
             Err(user(format!(
-                "the run needs {} of memory, and the system has {} in all\n{plan}\n{advice}",
+                "the run needs {} of memory, and the system has {} in all; recompute = \"block\", optimizer_states = \"bf16\", more gradient_accumulation and an adapter (lora = {{ rank = 16 }}) each take less\n{plan}",
                 bytes(plan.total()),
                 bytes(installed().unwrap_or(0)),
             )))
