@@ -32,7 +32,7 @@ use crate::{
     export,
     metrics::{self, Row},
     model::Dtype,
-    ops::Backend,
+    ops::{Backend, moments::Values},
     optimizer::{AdamW, Moment, Named, Saved},
     parallel::{Connect, Team},
 };
@@ -73,7 +73,7 @@ impl Checkpoint {
         &self,
         backend: &B,
         optimizer: &mut AdamW<B>,
-        elsewhere: impl FnMut(Moment, Vec<f32>) -> Result<()>,
+        elsewhere: impl FnMut(Moment, &Values) -> Result<()>,
     ) -> Result<()> {
         optimizer.restore(backend, self.step, &self.moments, elsewhere)
     }

@@ -18,6 +18,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
@@ -67,8 +68,8 @@ pub struct AdamW<B: Backend = Cpu> {
     steps: u64,
     moments: Trained<B::Moments>,
     specs: Arc<Trained<Spec>>,
-    /// Which tensors are this optimiser's; the others' moments are empty and they stay as they are.
-    mine: Vec<bool>,
+    /// Which of each tensor's values are this optimiser's; the others stay as they are.
+    mine: Vec<Range<usize>>,
 }
 
 impl<B: Backend + Clone> AdamW<B> {
@@ -85,22 +86,23 @@ impl<B: Backend + Clone> AdamW<B> {
     /// If the model was read to stay as it is ([`Kind::Frozen`]) and has no adapter.
     #[must_use]
     pub fn with(model: &Decoder<B>, policy: Policy) -> Self {
-        let all = vec![true; model.trained_specs().all().len()];
+        let all = model.trained_specs().all().into_iter().map(|spec| 0..spec.elements()).collect();
         Self::of_part(model, policy, all)
     }
 
-    /// The same for a part of the tensors, given as one flag for each in the order of their specs.
+    /// The same for a run of each tensor's values, in the order of their specs; one that is not empty begins at a
+    /// block of moments, and ends at one or with the tensor.
     ///
     /// # Panics
     /// As [`AdamW::with`].
     #[must_use]
-    pub fn of_part(model: &Decoder<B>, policy: Policy, mine: Vec<bool>) -> Self {
+    pub fn of_part(model: &Decoder<B>, policy: Policy, mine: Vec<Range<usize>>) -> Self {
         let (specs, kind) = (model.trained_specs(), model.trained_kind());
         assert!(kind != Kind::Frozen, "the weights were read to stay as they are");
-        let mut flags = mine.iter();
+        let mut runs = mine.iter();
         let moments = specs.map(|spec| {
-            let len = if flags.next() == Some(&true) { spec.elements() } else { 0 };
-            model.backend().moments(policy.states.of(len), len, policy.offload)
+            let len = runs.next().map_or(0, ExactSizeIterator::len);
+            model.backend().moments(policy.states.of(spec.elements()), len, policy.offload)
         });
         let (beta1, beta2, eps, weight_decay) = (0.9, 0.999, 1e-8, 0.0);
         let (narrow, steps) = (kind == Kind::Narrow, 0);
@@ -196,13 +198,15 @@ impl<B: Backend + Clone> AdamW<B> {
             seed,
         };
         let states = self.specs.all().into_iter().zip(self.moments.all_mut()).enumerate();
-        let updates = states.skip(first).zip(tensors).filter(|((number, _), _)| self.mine[*number]);
+        let updates = states.skip(first).zip(tensors);
+        let updates = updates.filter(|((number, _), _)| !self.mine[*number].is_empty());
         let updates = updates.map(|((number, (spec, moments)), (parameter, gradient))| Update {
             parameter,
             gradient,
             moments,
             decays: spec.decays(),
             number: number as u32,
+            first: self.mine[number].start,
         });
         backend.adamw(&step, updates.collect());
     }
@@ -216,6 +220,9 @@ pub struct Moment {
     /// Number of the tensor.
     pub index: usize,
 }
+
+/// A run of a tensor's values, and a moment of theirs as words; see [`Values::into_words`].
+pub type Words = (Range<usize>, Vec<f32>);
 
 /// Values of a state in their own form.
 #[derive(Clone, Debug, PartialEq)]
@@ -248,22 +255,23 @@ fn of_scales(moment: &str, spec: &Spec) -> String {
 
 impl<B: Backend + Clone> AdamW<B> {
     /// Steps done, and the moments as `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, with
-    /// scales where they are coded. `elsewhere` gives those of tensors that are another optimiser's,
-    /// as [`AdamW::moment`] does there.
+    /// scales where they are coded. `elsewhere` gives the runs that are other optimisers', each with what
+    /// [`AdamW::moment`] says there.
     ///
     /// # Errors
     /// The first that `elsewhere` returns.
     pub fn state<'a>(
         &'a self,
         backend: &B,
-        mut elsewhere: impl FnMut(Moment) -> Result<Vec<f32>>,
+        mut elsewhere: impl FnMut(Moment) -> Result<Vec<Words>>,
     ) -> Result<(u64, Vec<Named<'a>>)> {
         let mut all = Vec::new();
         let pairs = self.specs.all().into_iter().zip(self.moments.all()).enumerate();
         for (index, (spec, moments)) in pairs {
-            let moments = match self.mine[index] {
-                true => backend.read_moments(moments),
-                false => Cow::Owned(self.ask(index, spec, &mut elsewhere)?),
+            let mine = backend.read_moments(moments);
+            let moments = match self.mine[index].len() == spec.elements() {
+                true => mine,
+                false => Cow::Owned(self.joined((index, spec), &mine, &mut elsewhere)?),
             };
             match &moments {
                 Cow::Borrowed(moments) => all.extend(saved(spec, moments)),
@@ -276,26 +284,27 @@ impl<B: Backend + Clone> AdamW<B> {
         Ok((self.steps, all))
     }
 
-    /// Both moments of a tensor that is another optimiser's.
-    fn ask(
+    /// Both moments of a tensor some of which are other optimisers'.
+    fn joined(
         &self,
-        index: usize,
-        spec: &Spec,
-        elsewhere: &mut impl FnMut(Moment) -> Result<Vec<f32>>,
+        (index, spec): (usize, &Spec),
+        mine: &Moments,
+        elsewhere: &mut impl FnMut(Moment) -> Result<Vec<Words>>,
     ) -> Result<Moments> {
         let (len, form) = (spec.elements(), self.policy.states.of(spec.elements()));
-        let mut one = |which| {
-            Ok::<_, anyhow::Error>(Values::from_words(
-                form,
-                len,
-                elsewhere(Moment { which, index })?,
-            ))
-        };
-        Ok(Moments { first: one(0)?, second: one(1)? })
+        let mut whole = Moments::zeros(form, len);
+        for which in [0, 1] {
+            let values = whole.get_mut(which);
+            values.put(self.mine[index].start, mine.get(which));
+            for (run, words) in elsewhere(Moment { which, index })? {
+                values.put(run.start, &Values::from_words(form, run.len(), words));
+            }
+        }
+        Ok(whole)
     }
 
-    /// Takes up the state that [`AdamW::state`] gave; what is another optimiser's goes to `elsewhere`, for
-    /// [`AdamW::set_moment`] there.
+    /// Takes up the state that [`AdamW::state`] gave. What is not all this optimiser's goes to `elsewhere` as a whole;
+    /// others take their runs of it by [`AdamW::set_moment`].
     ///
     /// # Errors
     /// If a moment is missing, of another length or form, or of a parameter that the model does not
@@ -305,7 +314,7 @@ impl<B: Backend + Clone> AdamW<B> {
         backend: &B,
         steps: u64,
         state: &[Named<'_>],
-        mut elsewhere: impl FnMut(Moment, Vec<f32>) -> Result<()>,
+        mut elsewhere: impl FnMut(Moment, &Values) -> Result<()>,
     ) -> Result<()> {
         let mut given: BTreeMap<&str, &Saved> =
             state.iter().map(|(name, values)| (&name[..], values)).collect();
@@ -316,12 +325,16 @@ impl<B: Backend + Clone> AdamW<B> {
             for (moment, values) in MOMENTS.iter().zip([&mut read.first, &mut read.second]) {
                 restore_one(moment, spec, values, &mut given)?;
             }
-            if self.mine[index] {
+            if self.mine[index].len() == len {
                 backend.write_moments(moments, read);
-            } else {
-                elsewhere(Moment { which: 0, index }, read.first.into_words())?;
-                elsewhere(Moment { which: 1, index }, read.second.into_words())?;
+                continue;
             }
+            for which in [0, 1] {
+                elsewhere(Moment { which, index }, read.get(which))?;
+            }
+            let mine = |values: &Values| values.part(self.mine[index].clone());
+            let part = Moments { first: mine(&read.first), second: mine(&read.second) };
+            backend.write_moments(moments, part);
         }
         ensure!(
             given.is_empty(),
@@ -333,7 +346,7 @@ impl<B: Backend + Clone> AdamW<B> {
         Ok(())
     }
 
-    /// A moment of one of its tensors in its own form, as words to be passed on; see
+    /// A moment of its run of a tensor in its own form, as words to be passed on; see
     /// [`Values::into_words`].
     pub(crate) fn moment(&self, backend: &B, moment: Moment) -> Cow<'_, [f32]> {
         match backend.read_moments(self.moments.all()[moment.index]) {
@@ -345,11 +358,11 @@ impl<B: Backend + Clone> AdamW<B> {
         }
     }
 
-    /// Puts a moment of one of its tensors where it was.
+    /// Puts a moment of its run of a tensor where it was.
     pub(crate) fn set_moment(&mut self, backend: &B, moment: Moment, words: Vec<f32>) {
         let Moment { which, index } = moment;
-        let len = self.specs.all()[index].elements();
-        let form = self.policy.states.of(len);
+        let form = self.policy.states.of(self.specs.all()[index].elements());
+        let len = self.mine[index].len();
         let held = &mut *self.moments.all_mut()[index];
         let mut moments = backend.read_moments(held).into_owned();
         *moments.get_mut(which) = Values::from_words(form, len, words);

@@ -61,7 +61,7 @@ fn run<B: Backend>(ops: &B, form: Form, narrow: bool, steps: i64) -> (Vec<f32>, 
         };
         let (parameter, gradient) = (&mut weights, &ops.tensor(Kind::Gradient, drawn(step)));
         let moments = &mut moments;
-        let update = Update { parameter, gradient, moments, decays: true, number: 0 };
+        let update = Update { parameter, gradient, moments, decays: true, number: 0, first: 0 };
         ops.adamw(&settings, vec![update]);
     }
     (ops.values(&weights, COUNT), ops.read_moments(&moments).into_owned())

@@ -13,7 +13,7 @@ use super::attention::{Attention, Decode};
 use super::driver::{Address, Arguments, Driver, Grid};
 use super::gemm::{self, Gated, Layout, Product, Target};
 use super::graph::Recorded;
-use super::memory::{Buffer, Dtype, Index, Pool, Tensor, Use, bytes_of, bytes_of_mut};
+use super::memory::{Buffer, Dtype, Index, Master, Pool, Tensor, Use, bytes_of, bytes_of_mut};
 use super::optimizer::{DeviceMoments, Optimizer};
 use super::turn::Turn;
 use super::{norm, sample};
@@ -80,7 +80,8 @@ impl Cuda {
             self.run(|| {
                 tensor.buffer = Some(self.pool.take_for(Use::of(kind), len * dtype.bytes())?);
                 if master {
-                    tensor.master = Some(self.pool.take_for(Use::Masters, len * 4)?);
+                    let buffer = self.pool.take_for(Use::Masters, len * 4)?;
+                    tensor.master = Some(Master { buffer, run: 0..len });
                 }
                 Ok(())
             });
@@ -145,12 +146,13 @@ impl Backend for Cuda {
             }
         };
         self.run(|| {
-            for (buffer, bytes) in [(&tensor.buffer, tensor.dtype.bytes()), (&tensor.master, 4)] {
-                if let Some(buffer) = buffer {
-                    self.driver.zero(buffer.at, len * bytes)?;
-                }
+            if let Some(buffer) = &tensor.buffer {
+                self.driver.zero(buffer.at, len * tensor.dtype.bytes())?;
             }
-            Ok(())
+            match &tensor.master {
+                Some(master) => self.driver.zero(master.buffer.at, len * 4),
+                None => Ok(()),
+            }
         });
         tensor
     }
@@ -175,7 +177,8 @@ impl Backend for Cuda {
                 at += part.bytes.len() as Address;
             }
             let Some(master) = tensor.master.as_ref().filter(|_| len > 0) else { return Ok(()) };
-            let arguments = Arguments::new().with(master.at).with(tensor.at()).with(len as i64);
+            let arguments =
+                Arguments::new().with(master.from(0)).with(tensor.at()).with(len as i64);
             self.driver.launch("widen", self.over(len), arguments)
         });
         tensor
@@ -192,7 +195,10 @@ impl Backend for Cuda {
                 }
             }
             match &tensor.master {
-                Some(master) => self.driver.copy_in(master.at, bytes_of(values)),
+                Some(master) => {
+                    let run = master.run.start..master.run.end.min(values.len());
+                    self.driver.copy_in(master.buffer.at, bytes_of(&values[run]))
+                }
                 None => Ok(()),
             }
         });
@@ -202,8 +208,17 @@ impl Backend for Cuda {
         weight.master.is_some()
     }
 
-    fn drop_master(&self, weight: &mut Tensor) {
-        weight.master = None;
+    fn keep_master(&self, weight: &mut Tensor, values: Range<usize>) {
+        let Some(whole) = weight.master.take() else { return };
+        if values == whole.run {
+            weight.master = Some(whole);
+        } else if !values.is_empty() {
+            weight.master = self.run(|| {
+                let buffer = self.pool.take_for(Use::Masters, values.len() * 4)?;
+                self.driver.copy(buffer.at, whole.from(values.start), values.len() * 4)?;
+                Ok(Some(Master { buffer, run: values }))
+            });
+        }
     }
 
     fn rounded(&self, kind: Kind, value: f32) -> f32 {
@@ -220,16 +235,24 @@ impl Backend for Cuda {
         if len == 0 {
             return values;
         }
-        self.run(|| match (&tensor.master, tensor.dtype) {
-            (Some(master), _) => self.driver.copy_out(bytes_of_mut(&mut values), master.at),
-            (None, Dtype::F32) => self.driver.copy_out(bytes_of_mut(&mut values), tensor.at()),
-            (None, Dtype::Bf16) => {
+        self.run(|| {
+            let exact = tensor.master.as_ref().map_or(0..0, |master| master.run.clone());
+            if tensor.dtype == Dtype::F32 {
+                return self.driver.copy_out(bytes_of_mut(&mut values), tensor.at());
+            }
+            if exact.start > 0 || exact.end < len {
                 let mut narrow = vec![bf16::ZERO; len];
                 self.driver.copy_out(bytes_of_mut(&mut narrow), tensor.at())?;
                 for (wide, narrow) in values.iter_mut().zip(narrow) {
                     *wide = narrow.to_f32();
                 }
-                Ok(())
+            }
+            match &tensor.master {
+                Some(master) if exact.start < len => {
+                    let some = &mut values[exact.start..exact.end.min(len)];
+                    self.driver.copy_out(bytes_of_mut(some), master.buffer.at)
+                }
+                _ => Ok(()),
             }
         });
         values
@@ -314,10 +337,10 @@ impl Backend for Cuda {
         self.elementwise("scale", tensor, len, factor);
     }
 
-    fn squares(&self, tensors: &[&Tensor]) -> Vec<f64> {
-        let sums = self.run(|| self.optimizer.squares(tensors));
+    fn squares_of_runs(&self, runs: &[(&Tensor, Range<usize>)]) -> Vec<f64> {
+        let sums = self.run(|| self.optimizer.squares(runs));
         // After a fault there are none.
-        if sums.is_empty() { vec![f64::NAN; tensors.len()] } else { sums }
+        if sums.is_empty() { vec![f64::NAN; runs.len()] } else { sums }
     }
 
     fn linear(

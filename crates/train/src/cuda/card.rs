@@ -28,6 +28,7 @@ pub struct Card {
     /// Beside it: copies in, copies out.
     load: sys::CUstream,
     store: sys::CUstream,
+    exchange: sys::CUstream,
     modules: Mutex<Modules>,
     /// Whether work is being written down, not done.
     records: AtomicBool,
@@ -96,7 +97,8 @@ impl Card {
         // SAFETY: the context was just made.
         unsafe { result::ctx::set_current(context) }?;
         let new_stream = || result::stream::create(result::stream::StreamKind::NonBlocking);
-        let (stream, load, store) = (new_stream()?, new_stream()?, new_stream()?);
+        let [stream, load, store, exchange] =
+            [new_stream()?, new_stream()?, new_stream()?, new_stream()?];
         let (free, memory) = result::mem_get_info()?;
         let facts = Facts {
             name: result::device::get_name(device)?,
@@ -116,6 +118,7 @@ impl Card {
             stream,
             load,
             store,
+            exchange,
             modules,
             records,
         })
@@ -226,6 +229,7 @@ impl Card {
             Stream::Compute => self.stream,
             Stream::Load => self.load,
             Stream::Store => self.store,
+            Stream::Exchange => self.exchange,
         }
     }
 }
@@ -292,7 +296,13 @@ impl Driver for Card {
         Ok(unsafe { result::memset_d8_async(at, 0, bytes, self.stream) }?)
     }
 
-    fn launch(&self, kernel: &str, grid: Grid, mut arguments: Arguments) -> Result<()> {
+    fn launch_on(
+        &self,
+        stream: Stream,
+        kernel: &str,
+        grid: Grid,
+        mut arguments: Arguments,
+    ) -> Result<()> {
         if grid.is_empty() {
             return Ok(());
         }
@@ -307,7 +317,7 @@ impl Driver for Card {
                 (x, y, z),
                 (grid.threads, 1, 1),
                 grid.shared,
-                self.stream,
+                self.handle(stream),
                 &mut pointers,
             )
         }
@@ -396,14 +406,14 @@ impl Driver for Card {
         }?)
     }
 
-    fn compute_stream(&self) -> *mut core::ffi::c_void {
-        self.stream.cast()
+    fn exchange_stream(&self) -> *mut core::ffi::c_void {
+        self.exchange.cast()
     }
 
-    fn is_idle(&self) -> Result<bool> {
+    fn has_exchanged(&self) -> Result<bool> {
         self.enter()?;
         // SAFETY: the stream is alive.
-        match unsafe { sys::cuStreamQuery(self.stream) } {
+        match unsafe { sys::cuStreamQuery(self.exchange) } {
             sys::CUresult::CUDA_SUCCESS => Ok(true),
             sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
             other => other.result().map(|()| true).context("a kernel failed on the card"),
@@ -412,7 +422,7 @@ impl Driver for Card {
 
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
-        for stream in [self.stream, self.load, self.store] {
+        for stream in [self.stream, self.load, self.store, self.exchange] {
             // SAFETY: the stream is alive.
             unsafe { result::stream::synchronize(stream) }.context("work failed on the card")?;
         }
@@ -473,7 +483,7 @@ impl Drop for Card {
             for module in self.modules.get_mut().map(|m| m.by_file.values()).into_iter().flatten() {
                 let _ = result::module::unload(*module);
             }
-            for stream in [self.stream, self.load, self.store] {
+            for stream in [self.stream, self.load, self.store, self.exchange] {
                 let _ = result::stream::destroy(stream);
             }
         }

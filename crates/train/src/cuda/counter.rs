@@ -97,8 +97,8 @@ impl Driver for Counter {
     fn zero(&self, _: Address, _: usize) -> Result<()> {
         self.node()
     }
-    fn launch(&self, _: &str, _: Grid, _: Arguments) -> Result<()> {
-        self.node()
+    fn launch_on(&self, stream: Stream, _: &str, _: Grid, _: Arguments) -> Result<()> {
+        if stream == Stream::Compute { self.node() } else { Ok(()) }
     }
     fn tensor_map(&self, _: &TensorShape) -> Result<TensorMap> {
         Ok(TensorMap([0; 16]))

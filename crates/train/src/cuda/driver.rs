@@ -132,6 +132,8 @@ pub enum Stream {
     Load,
     /// Copies back to it.
     Store,
+    /// What goes to other ranks and comes from them, beside the kernels.
+    Exchange,
 }
 
 /// A point in a stream's work, for other streams to wait for.
@@ -181,7 +183,20 @@ pub trait Driver: Send + Sync {
     ///
     /// # Errors
     /// If there is no such kernel, it cannot be compiled, or the device refuses the launch.
-    fn launch(&self, kernel: &str, grid: Grid, arguments: Arguments) -> Result<()>;
+    fn launch(&self, kernel: &str, grid: Grid, arguments: Arguments) -> Result<()> {
+        self.launch_on(Stream::Compute, kernel, grid, arguments)
+    }
+    /// The same in a stream; in another than [`Stream::Compute`] it cannot be recorded.
+    ///
+    /// # Errors
+    /// As [`Driver::launch`].
+    fn launch_on(
+        &self,
+        stream: Stream,
+        kernel: &str,
+        grid: Grid,
+        arguments: Arguments,
+    ) -> Result<()>;
     /// Describes a tensor to the copy engine.
     ///
     /// # Errors
@@ -218,15 +233,15 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// If the device reports a fault.
     fn wait(&self, stream: Stream, event: Event) -> Result<()>;
-    /// The handle of [`Stream::Compute`], as NVIDIA's libraries take it; null where there is none.
-    fn compute_stream(&self) -> *mut core::ffi::c_void {
+    /// The handle of [`Stream::Exchange`], as NVIDIA's libraries take it; null where there is none.
+    fn exchange_stream(&self) -> *mut core::ffi::c_void {
         std::ptr::null_mut()
     }
-    /// Whether [`Stream::Compute`] has nothing left to do.
+    /// Whether [`Stream::Exchange`] has nothing left to do.
     ///
     /// # Errors
     /// If some of its work failed.
-    fn is_idle(&self) -> Result<bool> {
+    fn has_exchanged(&self) -> Result<bool> {
         self.synchronize()?;
         Ok(true)
     }

@@ -54,12 +54,13 @@ enum Step {
     Zero(Address, usize),
 }
 
-/// The streams beside the kernels'. Their copies happen as late as waits allow, so that a wait that
+/// The streams beside the kernels' own. Their copies happen as late as waits allow, so that a wait that
 /// is missing shows; the kernels' own stream is always done.
 #[derive(Default)]
 struct Copies {
     load: Queue,
     store: Queue,
+    exchange: Queue,
     events: BTreeMap<u64, (Stream, u64)>,
     made: u64,
 }
@@ -84,6 +85,7 @@ impl Copies {
             Stream::Compute => None,
             Stream::Load => Some(&mut self.load),
             Stream::Store => Some(&mut self.store),
+            Stream::Exchange => Some(&mut self.exchange),
         }
     }
 
@@ -111,10 +113,14 @@ impl Copies {
     }
 
     fn run_all(&mut self) {
-        for stream in [Stream::Load, Stream::Store] {
-            let asked = self.queue(stream).map_or(0, |queue| queue.asked);
-            self.run(stream, asked);
+        for stream in [Stream::Load, Stream::Store, Stream::Exchange] {
+            self.run_all_of(stream);
         }
+    }
+
+    fn run_all_of(&mut self, stream: Stream) {
+        let asked = self.queue(stream).map_or(0, |queue| queue.asked);
+        self.run(stream, asked);
     }
 }
 
@@ -370,8 +376,19 @@ impl Driver for Emulator {
         self.take(Step::Zero(at, bytes))
     }
 
-    fn launch(&self, kernel: &str, grid: Grid, arguments: Arguments) -> Result<()> {
-        self.take(Step::Launch(kernel.to_owned(), grid, arguments))
+    fn launch_on(
+        &self,
+        stream: Stream,
+        kernel: &str,
+        grid: Grid,
+        arguments: Arguments,
+    ) -> Result<()> {
+        if stream == Stream::Compute {
+            return self.take(Step::Launch(kernel.to_owned(), grid, arguments));
+        }
+        self.refuse_in_recording("a launch in another stream")?;
+        self.copies.lock().expect("no panic while it is held").run_all_of(stream);
+        self.run(kernel, grid, arguments)
     }
 
     fn tensor_map(&self, shape: &TensorShape) -> Result<TensorMap> {

@@ -1,22 +1,26 @@
-//! The exchange of tensors between cards, one a rank. In each round every rank takes the next piece of what it owns from
-//! all others (or gives it to them), so that all connections are at work at once. Pieces travel by a [`Carrier`]: NCCL
-//! from card to card, or where it is missing through host memory and TCP. Sums are made by our own kernel, in the order
-//! of the ranks, and so do not depend on the carrier.
+//! The exchange of tensors between cards, one a rank, in a stream of its own beside the kernels. In each round every rank
+//! takes the next piece of what it owns from all others (or gives it to them), so that all connections are at work at
+//! once. Pieces travel by a [`Carrier`]: NCCL from card to card, or where it is missing through host memory and TCP. Sums
+//! are made by our own kernel, in the order of the ranks, and so do not depend on the carrier.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use artifact::Context;
 
 use super::Cuda;
-use super::driver::{Address, Arguments, Driver, Grid};
-use super::memory::Tensor;
+use super::driver::{Address, Arguments, Driver, Event, Grid, Stream};
+use super::memory::{Buffer, Locked, Tensor};
 use super::nccl::{self, Nccl};
 use crate::ops::Backend as _;
-use crate::parallel::{Connect, Exchange, Mesh};
+use crate::parallel::{Connect, Cuts, Exchange, Mesh, Point, Shares};
 
-/// Bytes of a piece.
-const PIECE: usize = 64 << 20;
+/// Bytes of a piece: enough for a connection's full rate, and a stage of them for each rank is little.
+const PIECE: usize = 16 << 20;
+/// How often the stream is looked at.
+const GLANCE: Duration = Duration::from_micros(20);
 
 /// Bytes on their way to a rank or from one.
 #[derive(Clone, Copy, Debug)]
@@ -30,44 +34,76 @@ pub struct Parcel {
 }
 
 /// How bytes go from card to card.
-pub trait Carrier {
-    /// Sends and receives. Each rank receives from each other in the order in which that sends to it. Comes after the
-    /// device's earlier work and before its later.
+pub trait Carrier: Send + Sync {
+    /// Sends and receives, in [`Stream::Exchange`], and waits for it. Each rank receives from each other in the order
+    /// in which that sends to it.
     ///
     /// # Errors
     /// If a rank is gone.
     fn carry(&self, sends: &[Parcel], receives: &[Parcel]) -> Result<()>;
 }
 
-/// Through host memory, over TCP.
+/// Through page-locked host memory, over TCP.
 struct ThroughHost {
     driver: Arc<dyn Driver>,
     mesh: Arc<Mesh>,
+    /// What is on its way, once there was something.
+    room: Mutex<Option<Locked>>,
+}
+
+impl ThroughHost {
+    fn new(driver: Arc<dyn Driver>, mesh: Arc<Mesh>) -> Self {
+        Self { driver, mesh, room: Mutex::default() }
+    }
+
+    fn settle(&self) -> Result<()> {
+        while !self.driver.has_exchanged()? {
+            std::thread::sleep(GLANCE);
+        }
+        Ok(())
+    }
+
+    /// Takes what comes through one piece of host memory to the card.
+    fn receive(&self, receives: &[Parcel], (room, at): (&mut [u8], Address)) -> Result<()> {
+        for receive in receives {
+            self.mesh.receive(receive.peer, &mut room[..receive.bytes])?;
+            self.driver.copy_on(Stream::Exchange, receive.at, at, receive.bytes)?;
+            self.settle()?;
+        }
+        Ok(())
+    }
 }
 
 impl Carrier for ThroughHost {
     fn carry(&self, sends: &[Parcel], receives: &[Parcel]) -> Result<()> {
-        let mut bytes = Vec::with_capacity(sends.len());
-        for send in sends {
-            let mut copy = vec![0; send.bytes];
-            self.driver.copy_out(&mut copy, send.at)?;
-            bytes.push(copy);
+        let sent: usize = sends.iter().map(|send| send.bytes).sum();
+        let needed = sent + receives.iter().map(|receive| receive.bytes).max().unwrap_or(0);
+        let mut held = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|room| room.bytes().len() < needed) {
+            *held = Some(Locked::zeros(&self.driver, needed)?);
         }
+        let Some(room) = &mut *held else { return Ok(()) };
+        let mut at = room.at;
+        for send in sends {
+            self.driver.copy_on(Stream::Exchange, at, send.at, send.bytes)?;
+            at += send.bytes as Address;
+        }
+        self.settle()?;
+        let (mut outgoing, incoming) = room.bytes_mut().split_at_mut(sent);
         std::thread::scope(|scope| {
-            let to = |peer: usize| {
-                let parcels = sends.iter().zip(&bytes).filter(move |(send, _)| send.peer == peer);
-                move || {
-                    parcels
-                        .into_iter()
-                        .try_for_each(|(send, bytes)| self.mesh.send(send.peer, bytes))
-                }
-            };
-            let senders: Vec<_> = self.mesh.others().map(|peer| scope.spawn(to(peer))).collect();
-            let received = receives.iter().try_for_each(|receive| {
-                let mut bytes = vec![0; receive.bytes];
-                self.mesh.receive(receive.peer, &mut bytes)?;
-                self.driver.copy_in(receive.at, &bytes)
-            });
+            let mut by_peer: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
+            for send in sends {
+                let (bytes, after) = std::mem::take(&mut outgoing).split_at_mut(send.bytes);
+                by_peer.entry(send.peer).or_default().push(bytes);
+                outgoing = after;
+            }
+            let mut senders = Vec::new();
+            for (peer, parcels) in by_peer {
+                let mut parcels = parcels.into_iter();
+                let send = move || parcels.try_for_each(|bytes| self.mesh.send(peer, bytes));
+                senders.push(scope.spawn(send));
+            }
+            let received = self.receive(receives, (incoming, at));
             let sent = senders.into_iter().try_for_each(|sender| {
                 sender.join().unwrap_or_else(|_| Err(anyhow!("a sending thread panicked")))
             });
@@ -75,6 +111,18 @@ impl Carrier for ThroughHost {
         })
     }
 }
+
+/// Nowhere, for a rehearsal.
+struct Nowhere;
+
+impl Carrier for Nowhere {
+    fn carry(&self, _: &[Parcel], _: &[Parcel]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A run of bytes in the card's memory.
+type Run = (Address, usize);
 
 /// The exchange of one rank.
 struct Rounds {
@@ -84,6 +132,16 @@ struct Rounds {
     /// Bytes of a piece.
     piece: usize,
     carrier: Box<dyn Carrier>,
+    /// Where gradients of other ranks arrive, and how many bytes of each.
+    stage: Option<(Buffer, usize)>,
+}
+
+impl Cuda {
+    /// The exchange of one of several ranks, for its memory alone.
+    #[must_use]
+    pub fn rehearsed_exchange(&self, rank: usize, size: usize) -> Box<dyn Exchange<Self>> {
+        Box::new(Rounds::new(self.clone(), (rank, size), Box::new(Nowhere)))
+    }
 }
 
 impl Connect for Cuda {
@@ -110,27 +168,68 @@ impl Connect for Cuda {
         let (rank, size) = (mesh.rank, mesh.size());
         let carrier: Box<dyn Carrier> = match meeting {
             Some(id) => Box::new(Nccl::connect(driver, mesh, id)?),
-            None => Box::new(ThroughHost { driver, mesh }),
+            None => Box::new(ThroughHost::new(driver, mesh)),
         };
-        Ok(Box::new(Rounds { cuda: self.clone(), rank, size, piece: PIECE, carrier }))
+        Ok(Box::new(Rounds::new(self.clone(), (rank, size), carrier)))
     }
 }
 
 impl Rounds {
-    /// The pieces of each rank's runs of bytes, cut at whole values.
-    fn pieces(&self, runs: &[(usize, Address, usize)]) -> Vec<Vec<(Address, usize)>> {
-        let mut pieces = vec![Vec::new(); self.size];
-        for &(owner, at, bytes) in runs {
-            for start in (0..bytes).step_by(self.piece) {
-                pieces[owner].push((at + start as Address, self.piece.min(bytes - start)));
-            }
-        }
-        pieces
+    fn new(cuda: Cuda, (rank, size): (usize, usize), carrier: Box<dyn Carrier>) -> Self {
+        Self { cuda, rank, size, piece: PIECE, carrier, stage: None }
+    }
+
+    /// Runs of bytes cut into pieces.
+    fn pieces(&self, runs: impl IntoIterator<Item = Run>) -> Vec<Run> {
+        let cut = |(at, bytes): Run| {
+            let starts = (0..bytes).step_by(self.piece);
+            starts.map(move |start| (at + start as Address, self.piece.min(bytes - start)))
+        };
+        runs.into_iter().flat_map(cut).collect()
+    }
+
+    /// The pieces of what each rank owns, with their exact form where all ranks read that.
+    fn owned<'a>(
+        &self,
+        tensors: impl Iterator<Item = (&'a Tensor, &'a Cuts)> + Clone,
+    ) -> Vec<Vec<Run>> {
+        let of = |rank: usize| {
+            self.pieces(tensors.clone().flat_map(|(tensor, cuts)| {
+                let run = cuts.of(rank);
+                let exact =
+                    tensor.master.as_ref().filter(|_| cuts.is_exact && !run.is_empty());
+                let exact = exact.map(|master| (master.from(run.start), 4 * run.len()));
+                let values = (tensor.from(run.start), run.len() * tensor.dtype.bytes());
+                std::iter::once(values).chain(exact)
+            }))
+        };
+        (0..self.size).map(of).collect()
     }
 
     fn others(&self) -> impl Iterator<Item = usize> + use<> {
         let (size, own) = (self.size, self.rank);
         (0..size).filter(move |&rank| rank != own)
+    }
+
+    /// Lets the exchange's stream wait for a point of the kernels'.
+    fn begin(&self, after: Point) -> Result<()> {
+        self.cuda.driver.wait(Stream::Exchange, Event(after.0))?;
+        self.cuda.driver.drop_event(Event(after.0));
+        Ok(())
+    }
+
+    /// The n-th of the pieces for each peer.
+    fn parcels(&self, pieces: &[Vec<Run>], n: usize) -> Vec<Parcel> {
+        let of = |peer: usize| pieces[peer].get(n).map(|&(at, bytes)| Parcel { peer, at, bytes });
+        self.others().filter_map(of).collect()
+    }
+
+    /// Sends and receives the pieces for each peer and from each.
+    fn carry(&self, sends: &[Vec<Run>], receives: &[Vec<Run>]) -> Result<()> {
+        let rounds = sends.iter().chain(receives).map(Vec::len).max().unwrap_or(0);
+        (0..rounds).try_for_each(|n| {
+            self.carrier.carry(&self.parcels(sends, n), &self.parcels(receives, n))
+        })
     }
 
     /// to [bytes / 4] += from.
@@ -139,7 +238,8 @@ impl Rounds {
         let multiprocessors = self.cuda.driver.facts().multiprocessors as usize;
         let blocks = count.div_ceil(256).min(8 * multiprocessors);
         let arguments = Arguments::new().with(to).with(from).with(count as i64);
-        self.cuda.driver.launch("add_f32", Grid::line(blocks, 256), arguments)
+        let grid = Grid::line(blocks, 256);
+        self.cuda.driver.launch_on(Stream::Exchange, "add_f32", grid, arguments)
     }
 
     /// Adds what has come from the other ranks to a piece, all in the order of the ranks.
@@ -159,69 +259,78 @@ impl Rounds {
 }
 
 impl Exchange<Cuda> for Rounds {
-    fn reduce(&self, tensors: Vec<&mut Tensor>, owners: &[usize]) -> Result<()> {
-        self.cuda.check()?;
-        let runs: Vec<_> = tensors
-            .iter()
-            .zip(owners)
-            .map(|(tensor, &owner)| (owner, tensor.at(), tensor.len * tensor.dtype.bytes()))
-            .collect();
-        let pieces = self.pieces(&runs);
-        let rounds = pieces.iter().map(Vec::len).max().unwrap_or(0);
-        let most = pieces[self.rank].iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
-        let room = most.next_multiple_of(256);
-        let stage = self.cuda.pool.take(room * self.size)?;
+    fn prepare(&mut self, shares: &Shares) -> Result<()> {
+        let own = shares.of(self.rank).into_iter().map(|run| 4 * run.len());
+        let room = own.max().unwrap_or(0).min(self.piece).next_multiple_of(256);
+        self.stage = Some((self.cuda.pool.take(room * self.size)?, room));
+        Ok(())
+    }
+
+    fn point(&self) -> Result<Point> {
+        let event = self.cuda.driver.event()?;
+        self.cuda.driver.record(event, Stream::Compute)?;
+        Ok(Point(event.0))
+    }
+
+    fn reduce(&self, after: Point, tensors: Vec<&mut Tensor>, cuts: &[Cuts]) -> Result<()> {
+        self.begin(after)?;
+        let Some((stage, room)) = &self.stage else { bail!("an exchange without a stage") };
         let staged = |rank: usize| stage.at + (rank * room) as Address;
+        let pieces = self.owned(tensors.iter().map(|tensor| &**tensor).zip(cuts));
+        let rounds = pieces.iter().map(Vec::len).max().unwrap_or(0);
         for round in 0..rounds {
-            let sends: Vec<_> = self
-                .others()
-                .filter_map(|peer| {
-                    let (at, bytes) = *pieces[peer].get(round)?;
-                    Some(Parcel { peer, at, bytes })
-                })
-                .collect();
+            let sends = self.parcels(&pieces, round);
             let mine = pieces[self.rank].get(round);
-            let receives: Vec<_> = self
-                .others()
-                .filter_map(|peer| Some(Parcel { peer, at: staged(peer), bytes: mine?.1 }))
-                .collect();
+            let receives = mine.map_or(Vec::new(), |&(_, bytes)| {
+                self.others().map(|peer| Parcel { peer, at: staged(peer), bytes }).collect()
+            });
             self.carrier.carry(&sends, &receives)?;
             if let Some(&(own, bytes)) = mine {
                 self.sum(own, staged, bytes)?;
             }
         }
+        while !self.cuda.driver.has_exchanged()? {
+            std::thread::sleep(GLANCE);
+        }
         Ok(())
     }
 
-    fn broadcast(&self, tensors: Vec<&mut Tensor>, owners: &[usize], masters: bool) -> Result<()> {
+    fn gather(&self, tensors: Vec<&mut Tensor>, cuts: &[Cuts]) -> Result<()> {
         self.cuda.check()?;
-        let mut runs = Vec::new();
-        for (tensor, &owner) in tensors.iter().zip(owners) {
-            runs.push((owner, tensor.at(), tensor.len * tensor.dtype.bytes()));
-            if let Some(master) = tensor.master.as_ref().filter(|_| masters) {
-                runs.push((owner, master.at, tensor.len * 4));
-            }
-        }
-        let pieces = self.pieces(&runs);
-        let rounds = pieces.iter().map(Vec::len).max().unwrap_or(0);
-        for round in 0..rounds {
-            let mine = pieces[self.rank].get(round);
-            let sends: Vec<_> = self
-                .others()
-                .filter_map(|peer| Some(Parcel { peer, at: mine?.0, bytes: mine?.1 }))
-                .collect();
-            let receives: Vec<_> = self
-                .others()
-                .filter_map(|peer| {
-                    let (at, bytes) = *pieces[peer].get(round)?;
-                    Some(Parcel { peer, at, bytes })
-                })
-                .collect();
-            self.carrier.carry(&sends, &receives)?;
-        }
-        Ok(())
+        self.begin(self.point()?)?;
+        let pieces = self.owned(tensors.iter().map(|tensor| &**tensor).zip(cuts));
+        self.carry(&vec![pieces[self.rank].clone(); self.size], &pieces)
+    }
+
+    fn give(&self, tensors: &[(&Tensor, Option<&Cuts>)]) -> Result<()> {
+        self.cuda.check()?;
+        self.begin(self.point()?)?;
+        let to = |rank: usize| {
+            self.pieces(tensors.iter().flat_map(|(tensor, cuts)| {
+                let run = cuts.map(|cuts| cuts.kept(rank)).filter(|run| !run.is_empty());
+                let exact = tensor.master.as_ref().zip(run);
+                let exact = exact.map(|(master, run)| (master.from(run.start), 4 * run.len()));
+                std::iter::once((tensor.at(), tensor.len * tensor.dtype.bytes())).chain(exact)
+            }))
+        };
+        let sends: Vec<_> = (0..self.size).map(to).collect();
+        self.carry(&sends, &vec![Vec::new(); self.size])
+    }
+
+    fn take(&self, tensors: Vec<&mut Tensor>) -> Result<()> {
+        self.cuda.check()?;
+        self.begin(self.point()?)?;
+        let all = self.pieces(tensors.iter().flat_map(|tensor| {
+            let exact = tensor.master.as_ref();
+            let exact = exact.map(|master| (master.buffer.at, 4 * master.run.len()));
+            std::iter::once((tensor.at(), tensor.len * tensor.dtype.bytes())).chain(exact)
+        }));
+        let mut receives = vec![Vec::new(); self.size];
+        receives[0] = all;
+        self.carry(&vec![Vec::new(); self.size], &receives)
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::super::emulator::Emulator;
@@ -232,6 +341,7 @@ mod tests {
     use crate::ops::{Backend, Kind};
     use crate::parallel::engine::Engine;
     use crate::parallel::link::tests::meshes;
+    use crate::parallel::shares::cut;
 
     /// Does something on ranks that are threads, each with a device of its own; none without a C++ compiler.
     fn on_ranks<T: Send>(size: usize, work: impl Fn(&Arc<Mesh>, Cuda) -> T + Sync) -> Vec<T> {
@@ -251,23 +361,26 @@ mod tests {
         })
     }
 
+    const LENGTHS: [usize; 3] = [700, 3, 2050];
+
     /// What a rank has of a tensor before.
     fn before(rank: usize, tensor: usize) -> Vec<f32> {
-        random((10 * rank + tensor) as u64, [700, 3, 2050][tensor])
+        random((10 * rank + tensor) as u64, LENGTHS[tensor])
     }
 
     #[test]
     fn sums_are_made_in_the_order_of_the_ranks_and_go_to_all() {
-        let owners = [2, 0, 1];
+        let cuts = cut(&LENGTHS, 3);
         let found = on_ranks(3, |mesh, cuda| {
-            let carrier =
-                Box::new(ThroughHost { driver: Arc::clone(&cuda.driver), mesh: Arc::clone(mesh) });
-            let rounds =
-                Rounds { cuda: cuda.clone(), rank: mesh.rank, size: 3, piece: 1024, carrier };
+            let carrier = Box::new(ThroughHost::new(Arc::clone(&cuda.driver), Arc::clone(mesh)));
+            let mut rounds = Rounds::new(cuda.clone(), (mesh.rank, 3), carrier);
+            rounds.piece = 1024;
+            rounds.prepare(&Shares { cuts: cuts.clone(), pieces: vec![0..3] }).unwrap();
             let of = |tensor| cuda.tensor(Kind::Gradient, before(mesh.rank, tensor));
             let mut tensors: Vec<Tensor> = (0..3).map(of).collect();
-            rounds.reduce(tensors.iter_mut().collect(), &owners).unwrap();
-            rounds.broadcast(tensors.iter_mut().collect(), &owners, false).unwrap();
+            let complete = rounds.point().unwrap();
+            rounds.reduce(complete, tensors.iter_mut().collect(), &cuts).unwrap();
+            rounds.gather(tensors.iter_mut().collect(), &cuts).unwrap();
             tensors.iter().map(|t| bits(&cuda.values(t, t.len))).collect::<Vec<_>>()
         });
         for tensors in found {
@@ -303,7 +416,7 @@ mod tests {
             }
         };
         let weights = |engine: &Engine<Cuda>| -> Vec<Vec<f32>> {
-            (0..engine.owners().len()).map(|tensor| engine.weight(tensor).into_owned()).collect()
+            (0..engine.shares.cuts.len()).map(|tensor| engine.weight(tensor).into_owned()).collect()
         };
         let found = on_ranks(2, |mesh, cuda| {
             // Rank 1 begins with other weights, and is given those of rank 0.
@@ -311,28 +424,32 @@ mod tests {
             let exchange = cuda.exchange(mesh, None).unwrap();
             let mut engine = Engine::among(model, &recipe, (mesh.rank, 2), exchange).unwrap();
             steps(&mut engine, &batches[mesh.rank..=mesh.rank]);
-            let kept: Vec<bool> =
-                (0..engine.owners().len()).map(|t| engine.keeper(t).is_none()).collect();
-            (weights(&engine), kept)
+            assert!(engine.has_masters_apart());
+            (weights(&engine), engine.shares.of(mesh.rank))
         });
         let Some(device) = Emulator::new((8, 0)) else { return };
         let model: Decoder<Cuda> =
             Model::random(config.clone(), 0).copy_to(Cuda::new(Arc::new(device)));
         let mut alone = Engine::alone(model, &recipe).unwrap();
         steps(&mut alone, &batches);
-        let [(first, first_keeps), (second, second_keeps)] = &found[..] else { unreachable!() };
-        for (tensor, exact) in weights(&alone).iter().enumerate() {
-            assert!(first_keeps[tensor] != second_keeps[tensor], "one rank has the master");
-            let (owner, other) = match first_keeps[tensor] {
-                true => (&first[tensor], &second[tensor]),
-                false => (&second[tensor], &first[tensor]),
-            };
-            let narrow: Vec<f32> =
-                owner.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
-            assert_eq!(bits(&narrow), bits(other), "the other computes with the same values");
-            for (one, exact) in owner.iter().zip(exact) {
-                assert!((one - exact).abs() < 2e-3, "{one}, alone {exact}");
+        let [(first, of_first), (second, of_second)] = &found[..] else { unreachable!() };
+        let (mut shared, alone) = (0, weights(&alone));
+        for (tensor, exact) in alone.iter().enumerate() {
+            let (run, after) = (of_first[tensor].clone(), of_second[tensor].clone());
+            assert_eq!((run.start, run.end, after.end), (0, after.start, exact.len()));
+            shared += usize::from(!run.is_empty() && !after.is_empty());
+            let pairs = [(run, first, second), (after, second, first)];
+            for (run, owner, other) in pairs {
+                let (owner, other) = (&owner[tensor][run.clone()], &other[tensor][run.clone()]);
+                let narrow: Vec<f32> =
+                    owner.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+                assert_eq!(bits(&narrow), bits(other), "the other computes with the same values");
+                assert!(run.is_empty() || owner.iter().any(|x| x.to_bits() & 0xffff != 0));
+                for (one, exact) in owner.iter().zip(&exact[run]) {
+                    assert!((one - exact).abs() < 2e-3, "{one}, alone {exact}");
+                }
             }
         }
+        assert!(shared >= 2, "some tensors have two owners");
     }
 }

@@ -3,6 +3,7 @@
 //! back is kept by size for the next who asks.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
@@ -354,6 +355,12 @@ impl Pool {
         self.state().usage[purpose as usize]
     }
 
+    /// Lets the most that ever was in use for something be what is now.
+    pub fn forget_peak(&self, purpose: Use) {
+        let usage = &mut self.state().usage[purpose as usize];
+        usage.peak = usage.now;
+    }
+
     /// Bytes of the reservation that were ever in use.
     #[must_use]
     pub fn top(&self) -> usize {
@@ -489,12 +496,27 @@ impl Dtype {
     }
 }
 
+/// The exact values of a weight that is trained, or a run of them, in f32.
+pub struct Master {
+    pub(super) buffer: Buffer,
+    /// Which values they are.
+    pub(super) run: Range<usize>,
+}
+
+impl Master {
+    /// Where the value of this number is, one of its run.
+    #[must_use]
+    pub fn from(&self, value: usize) -> Address {
+        self.buffer.at + 4 * (value - self.run.start) as Address
+    }
+}
+
 /// A run of values on the device. A weight that is trained has an f32 master copy beside the bf16
 /// values that products read.
 pub struct Tensor {
     /// Where the values are; none where there are no values.
     pub(super) buffer: Option<Buffer>,
-    pub(super) master: Option<Buffer>,
+    pub(super) master: Option<Master>,
     pub(super) dtype: Dtype,
     pub(super) len: usize,
 }

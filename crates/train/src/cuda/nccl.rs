@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -96,10 +96,16 @@ pub fn unique_id() -> Result<Option<Vec<u8>>> {
     Ok(Some(id.0.iter().map(|&byte| byte as u8).collect()))
 }
 
+/// A communicator, used by one thread at a time.
+struct Held(Communicator);
+
+// SAFETY: NCCL binds a communicator to no thread, and the lock that it stands behind lets one in at a time.
+unsafe impl Send for Held {}
+
 /// A connection between cards.
 pub struct Nccl {
     library: &'static Library2,
-    communicator: Communicator,
+    communicator: Mutex<Held>,
     driver: Arc<dyn Driver>,
     mesh: Arc<Mesh>,
 }
@@ -125,15 +131,20 @@ impl Nccl {
         // SAFETY: the communicator is its to write.
         let code = unsafe { (library.init)(&raw mut communicator, size, unique, rank) };
         library.check("ncclCommInitRank", code)?;
+        let communicator = Mutex::new(Held(communicator));
         Ok(Self { library, communicator, driver, mesh })
     }
 
+    fn communicator(&self) -> MutexGuard<'_, Held> {
+        self.communicator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for the exchange, and gives it up where a rank is gone: it would never end.
-    fn wait(&self) -> Result<()> {
-        while !self.driver.is_idle()? {
+    fn wait(&self, communicator: Communicator) -> Result<()> {
+        while !self.driver.has_exchanged()? {
             if let Some(rank) = self.mesh.first_gone() {
                 // SAFETY: the communicator is not used after this but to be dropped.
-                unsafe { (self.library.abort)(self.communicator) };
+                unsafe { (self.library.abort)(communicator) };
                 bail!("rank {rank} is gone");
             }
             std::thread::sleep(Duration::from_micros(50));
@@ -144,25 +155,25 @@ impl Nccl {
 
 impl Carrier for Nccl {
     fn carry(&self, sends: &[Parcel], receives: &[Parcel]) -> Result<()> {
-        let (library, stream) = (self.library, self.driver.compute_stream());
+        let (library, stream) = (self.library, self.driver.exchange_stream());
+        let held = self.communicator();
+        let communicator = held.0;
         // SAFETY: the parcels lie in the card's memory, and the work is in its stream's order.
         unsafe {
             library.check("ncclGroupStart", (library.group_start)())?;
             for &Parcel { peer, at, bytes } in sends {
                 let at = at as *const c_void;
-                let code =
-                    (library.send)(at, bytes, BYTES, peer as c_int, self.communicator, stream);
+                let code = (library.send)(at, bytes, BYTES, peer as c_int, communicator, stream);
                 library.check("ncclSend", code)?;
             }
             for &Parcel { peer, at, bytes } in receives {
                 let at = at as *mut c_void;
-                let code =
-                    (library.receive)(at, bytes, BYTES, peer as c_int, self.communicator, stream);
+                let code = (library.receive)(at, bytes, BYTES, peer as c_int, communicator, stream);
                 library.check("ncclRecv", code)?;
             }
             library.check("ncclGroupEnd", (library.group_end)())?;
         }
-        self.wait()
+        self.wait(communicator)
     }
 }
 
@@ -170,7 +181,7 @@ impl Drop for Nccl {
     fn drop(&mut self) {
         if self.mesh.first_gone().is_none() {
             // SAFETY: nothing uses it after this.
-            unsafe { (self.library.destroy)(self.communicator) };
+            unsafe { (self.library.destroy)(self.communicator().0) };
         }
     }
 }

@@ -211,14 +211,14 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Sums of the squares of f32 tensors: two launches and one copy, however many there are.
-    pub fn squares(&self, tensors: &[&Tensor]) -> Result<Vec<f64>> {
+    /// Sums of the squares of runs of f32 values: two launches and one copy, however many there are.
+    pub fn squares(&self, runs: &[(&Tensor, Range<usize>)]) -> Result<Vec<f64>> {
         let (mut list, mut blocks) = (Vec::new(), 0);
-        for tensor in tensors {
-            let end = blocks + tensor.len.div_ceil(SQUARES) as u32;
+        for (tensor, run) in runs {
+            let end = blocks + run.len().div_ceil(SQUARES) as u32;
             list.push(SquaresTensor {
-                x: tensor.at(),
-                count: tensor.len as i64,
+                x: tensor.from(run.start),
+                count: run.len() as i64,
                 block: blocks,
                 end,
             });
@@ -250,17 +250,18 @@ impl Optimizer {
             let (parameter, gradient, moments) =
                 (&*update.parameter, update.gradient, update.moments);
             ensure!(
-                step.narrow == parameter.master.is_none() || parameter.len == 0,
+                step.narrow == parameter.master.is_none() || moments.len == 0,
                 "a weight that does not stand as the optimiser takes it to"
             );
+            let first = update.first;
             let tensor = AdamWTensor {
-                weight: parameter.at(),
-                master: parameter.master.as_ref().map_or(0, |master| master.at),
-                gradient: gradient.at(),
+                weight: parameter.from(first),
+                master: parameter.master.as_ref().map_or(0, |master| master.from(first)),
+                gradient: gradient.from(first),
                 moments: [0; 2],
                 scales: [0; 2],
                 count: moments.len as i64,
-                element: 0,
+                element: first as i64,
                 block: 0,
                 form: moments.form as i32,
                 decays: i32::from(update.decays),
@@ -425,7 +426,7 @@ impl AdamWTensor {
             master: moved(self.master, 4),
             gradient: moved(self.gradient, 4),
             count: values.len() as i64,
-            element: values.start as i64,
+            element: self.element + values.start as i64,
             ..self
         }
     }

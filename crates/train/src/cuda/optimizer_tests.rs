@@ -59,6 +59,7 @@ fn run<B: Backend>(
             moments,
             decays: number % 2 == 0,
             number: number as u32,
+            first: 0,
         });
         for &count in cuts {
             ops.adamw(&settings, updates.by_ref().take(count).collect());
@@ -141,7 +142,10 @@ fn a_weight_that_stands_otherwise_than_the_step_takes_it_to_is_refused() {
         seed: 0,
     };
     let (parameter, gradient, moments) = (&mut weight, &gradient, &mut moments);
-    ops.adamw(&step, vec![Update { parameter, gradient, moments, decays: false, number: 0 }]);
+    ops.adamw(
+        &step,
+        vec![Update { parameter, gradient, moments, decays: false, number: 0, first: 0 }],
+    );
     assert!(ops.check().is_err());
 }
 

@@ -274,7 +274,10 @@ fn rehearse(
     });
     let models = models.collect::<Result<Vec<_>>>()?;
     side_by_side(models, |run, model| {
-        let mut engine = Engine::rehearsal(model, &recipe)?;
+        let exchange = |rank| cuda.rehearsed_exchange(rank, recipe.ranks);
+        let mut engine = Engine::rehearsal(model, &recipe, exchange)?;
+        // The masters of what other ranks own are gone before the gradients come.
+        cuda.pool().forget_peak(Use::Masters);
         engine.model.reserve(passes.room);
         if on_card { run_through(&mut engine, &recipe, (passes, run)) } else { Ok(()) }
     })?;
@@ -357,7 +360,7 @@ fn of_card(cuda: &Cuda) -> Vec<(Use, u64)> {
     ];
     parts.push((Use::Recordings, cuda.pool().recordings() as u64));
     let standing: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
-    parts.push((Use::Workspace, cuda.pool().top() as u64 - standing));
+    parts.push((Use::Workspace, (cuda.pool().top() as u64).saturating_sub(standing)));
     parts.retain(|(_, bytes)| *bytes > 0);
     parts
 }

@@ -276,7 +276,7 @@ fn two_steps(
         norms.push(norm);
     }
     let copy: Model = engine.model.copy_as(crate::ops::Cpu, Kind::Frozen);
-    let trained = (0..engine.owners().len()).map(|tensor| engine.weight(tensor).into_owned());
+    let trained = (0..engine.shares.cuts.len()).map(|tensor| engine.weight(tensor).into_owned());
     let weights = copy.parameters().into_iter().map(|(_, values)| values.to_vec());
     (losses, norms, trained.chain(weights).collect())
 }

@@ -26,6 +26,7 @@ mod training;
 pub mod weights;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -270,6 +271,13 @@ impl<B: Backend + Clone> Decoder<B> {
     }
 
     /// Every tensor: the weights, then the adapter's.
+    pub(crate) fn tensors(&self) -> Vec<&B::Tensor> {
+        let mut all = self.weights.all();
+        all.extend(self.adapter.iter().flat_map(|attached| attached.tensors.all()));
+        all
+    }
+
+    /// The same to write to, of weights that are no other model's too.
     pub(crate) fn tensors_mut(&mut self) -> Vec<&mut B::Tensor> {
         let weights = Arc::get_mut(&mut self.weights);
         let mut all = weights.expect("shared weights do not change").all_mut();
@@ -387,11 +395,11 @@ impl<B: Backend + Clone> Gradients<B> {
         self.backend.squares(&self.tensors.all()).iter().sum::<f64>().sqrt()
     }
 
-    /// Sums of the squares of some tensors, by their numbers.
-    pub(crate) fn squares(&self, numbers: &[usize]) -> Vec<f64> {
+    /// Sums of the squares of some tensors' runs, by the tensors' numbers.
+    pub(crate) fn squares(&self, runs: &[(usize, Range<usize>)]) -> Vec<f64> {
         let all = self.tensors.all();
-        let some: Vec<_> = numbers.iter().map(|&number| all[number]).collect();
-        self.backend.squares(&some)
+        let some: Vec<_> = runs.iter().map(|(number, run)| (all[*number], run.clone())).collect();
+        self.backend.squares_of_runs(&some)
     }
 
     pub(crate) fn tensors(&self) -> &Trained<B::Tensor> {

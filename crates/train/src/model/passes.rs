@@ -147,8 +147,13 @@ pub(super) struct Run<'a, T> {
     pub moment: Moment,
 }
 
-/// What is done when a piece's gradients are complete, to its weights and those.
-pub(super) type Between<'a, T> = dyn FnMut(Piece, &mut Weights<T>, &mut Trained<T>) + 'a;
+/// What is done between the pieces of the way back.
+pub(super) struct Between<'a, T> {
+    /// Whether weights move, for which every loss has to be a number.
+    pub moves_weights: bool,
+    /// Is called when a piece's gradients are complete, with all weights and gradients.
+    pub take: &'a mut (dyn FnMut(Piece, &mut Weights<T>, &mut Trained<T>) + 'a),
+}
 
 /// What stays the same through a pass between whose layers the weights may change.
 struct Over<'a, B: Backend> {
@@ -211,8 +216,8 @@ impl<B: Backend> Over<'_, B> {
 
 impl<B: Backend> Ground<'_, B> {
     /// The losses of each run's tokens, 0 where masked; every run has a gradient to add to, or none
-    /// has. Weights that are trained are one run's alone. With `between`, nothing goes back if a loss
-    /// is no number.
+    /// has. Weights that are trained are one run's alone. Where weights move `between`, nothing goes back
+    /// if a loss is no number.
     ///
     /// A small training pass of one run whose gradients are taken whole, without dropout, is recorded, where
     /// the backend does that, and run again when its shape comes again. What it yields is the same, bit for bit:
@@ -221,7 +226,7 @@ impl<B: Backend> Ground<'_, B> {
         &mut self,
         memory: &mut Memory<B>,
         runs: Vec<Run<'_, B::Tensor>>,
-        between: Option<&mut Between<'_, B::Tensor>>,
+        between: Option<Between<'_, B::Tensor>>,
     ) -> Result<Vec<Vec<f32>>> {
         let (backend, config) = (self.backend, self.config);
         let batches: Vec<&Batch> = runs.iter().map(|run| run.batch).collect();
@@ -287,7 +292,7 @@ impl<B: Backend> Ground<'_, B> {
         (kept, scales): (&mut Activations<B::Tensor>, &mut Vec<B::Tensor>),
         joined: Joined,
         into: &mut [Into<'_, B::Tensor>],
-        mut between: Option<&mut Between<'_, B::Tensor>>,
+        mut between: Option<Between<'_, B::Tensor>>,
     ) {
         let (backend, packed) = (self.backend, joined.pack(self.backend));
         for (i, (scale, _)) in into.iter().enumerate() {
@@ -299,7 +304,7 @@ impl<B: Backend> Ground<'_, B> {
         let mut onto: Vec<Onto<'_, _>> =
             scales.iter().zip(into).map(|(scale, (_, own))| (scale, &mut **own)).collect();
         on.forward(self.weights, &packed, kept, &mut onto);
-        if between.is_some() {
+        if between.as_ref().is_some_and(|between| between.moves_weights) {
             let losses = backend.values(&kept.head.losses, packed.counted_rows);
             if !losses.iter().all(|loss| loss.is_finite()) {
                 return;
@@ -312,7 +317,7 @@ impl<B: Backend> Ground<'_, B> {
             on.backward((piece, self.recompute), self.weights, &packed, kept, &mut onto);
             if let (Some(between), [(_, own)]) = (&mut between, &mut onto[..]) {
                 let weights = Arc::get_mut(self.weights).expect("shared weights are not trained");
-                between(piece, weights, own);
+                (between.take)(piece, weights, own);
             }
         }
         on.clear_outside(&mut onto);

@@ -17,6 +17,9 @@ use crate::ops::{Backend, Kind};
 /// their gradients, which are cleared afterwards.
 pub type Take<'a, T> = dyn FnMut(Piece, Vec<&mut T>, &[&mut T]) + 'a;
 
+/// What takes a piece's gradients out of those of the whole model when no pass adds to them any more.
+pub type Done<'a, T> = dyn FnMut(Piece, Vec<&mut T>) + 'a;
+
 /// The most tokens of passes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
@@ -109,6 +112,32 @@ impl<B: Backend + Clone> Decoder<B> {
         self.pass(batch, Some((scale, &mut gradients.tensors)), None)
     }
 
+    /// The same in the last pass before the gradients are used: `done` is given each piece's when they are
+    /// complete, in the order of [`Piece::of_layers`], while the pass goes on with the next. It is not called for
+    /// what is beside an adapter, nor where no row counts.
+    ///
+    /// # Errors
+    /// If the batch contradicts itself or the config.
+    pub fn forward_backward_with(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        gradients: &mut Gradients<B>,
+        done: &mut Done<'_, B::Tensor>,
+    ) -> Result<Vec<f32>> {
+        if self.adapter.is_some() {
+            return self.forward_backward(batch, scale, gradients);
+        }
+        self.check(gradients)?;
+        let mut take = |piece, _: &mut Weights<B::Tensor>, gradients: &mut Trained<B::Tensor>| {
+            if let Trained::Full(gradients) = gradients {
+                done(piece, gradients.piece_mut(piece));
+            }
+        };
+        let between = Between { moves_weights: false, take: &mut take };
+        self.pass(batch, Some((scale, &mut gradients.tensors)), Some(between))
+    }
+
     /// The same with gradients made by [`Gradients::by_piece`]: `take` is given each piece when its
     /// gradients are complete, in the order of [`Piece::of_layers`]. It is not called at all if a
     /// loss is no number.
@@ -125,7 +154,7 @@ impl<B: Backend + Clone> Decoder<B> {
         ensure!(self.adapter.is_none(), "an adapter's gradients are not taken piece by piece");
         self.check(gradients)?;
         let (backend, is_tied) = (self.backend.clone(), self.config.tie_word_embeddings);
-        let mut between =
+        let mut take_piece =
             |piece, weights: &mut Weights<B::Tensor>, gradients: &mut Trained<B::Tensor>| {
                 let complete = piece_of(gradients, piece, is_tied);
                 take(piece, weights.piece_mut(piece), &complete);
@@ -134,7 +163,8 @@ impl<B: Backend + Clone> Decoder<B> {
                     backend.fill(gradient, len, 0.0);
                 }
             };
-        self.pass(batch, Some((scale, &mut gradients.tensors)), Some(&mut between))
+        let between = Between { moves_weights: true, take: &mut take_piece };
+        self.pass(batch, Some((scale, &mut gradients.tensors)), Some(between))
     }
 
     /// That the gradients are of what is trained.
@@ -157,7 +187,7 @@ impl<B: Backend + Clone> Decoder<B> {
         &mut self,
         batch: &Batch,
         into: Option<Into<'_, B::Tensor>>,
-        between: Option<&mut Between<'_, B::Tensor>>,
+        between: Option<Between<'_, B::Tensor>>,
     ) -> Result<Vec<f32>> {
         batch.check(&self.config)?;
         self.refresh();

@@ -34,7 +34,7 @@ pub struct AdamWStep {
     pub seed: u64,
 }
 
-/// One tensor of a step.
+/// One tensor of a step, or a run of its values: as many as there are moments.
 pub struct Update<'a, T, M> {
     /// What moves.
     pub parameter: &'a mut T,
@@ -46,6 +46,8 @@ pub struct Update<'a, T, M> {
     pub decays: bool,
     /// Its number among all that is trained, by which roundings are drawn.
     pub number: u32,
+    /// Its first value that moves, at the beginning of a block of moments.
+    pub first: usize,
 }
 
 /// The step's constants, in f64 until the last moment.
@@ -102,10 +104,13 @@ struct Run<'a> {
 /// Moves one tensor against its gradient, and brings both moments up to date.
 pub fn step(step: &AdamWStep, update: Update<'_, Vec<f32>, Moments>) {
     let (factors, draws) = (step.factors(update.decays), step.draws(update.number));
-    let len = update.parameter.len();
+    let len = update.moments.first.len();
+    let values = update.first..update.first + len;
+    let (parameter, gradient) =
+        (&mut update.parameter[values.clone()], &update.gradient[values.clone()]);
     let [m, v] = [&mut update.moments.first, &mut update.moments.second].map(|m| m.parts(TASK));
-    let tensors = update.parameter.chunks_mut(TASK).zip(update.gradient.chunks(TASK));
-    let runs = (0..).step_by(TASK).zip(tensors).zip(m.into_iter().zip(v));
+    let tensors = parameter.chunks_mut(TASK).zip(gradient.chunks(TASK));
+    let runs = values.step_by(TASK).zip(tensors).zip(m.into_iter().zip(v));
     let runs: Vec<Run> = runs
         .map(|((first, (parameter, gradient)), (m, v))| Run { first, parameter, gradient, m, v })
         .collect();
@@ -189,7 +194,7 @@ pub mod reference {
 
     /// See [`super::step`].
     pub fn step(step: &AdamWStep, update: Update<'_, Vec<f32>, Moments>) {
-        let Update { parameter, gradient, moments, decays, number } = update;
+        let Update { parameter, gradient, moments, decays, number, first: start } = update;
         let steps = step.step as f64;
         let decay = if decays { step.weight_decay } else { 0.0 };
         let [lr, beta1, beta2, eps, decay] =
@@ -197,12 +202,14 @@ pub mod reference {
         let mut first = moments.first.widened(0);
         let mut second = moments.second.widened(1);
         let draws = step.draws(number);
-        for i in 0..parameter.len() {
+        for of_moment in 0..first.len() {
+            let i = start + of_moment;
+            let (one, two) = (&mut first[of_moment], &mut second[of_moment]);
             let g = f64::from(gradient[i] * step.gradient_factor);
-            first[i] = (beta1 * f64::from(first[i]) + (1.0 - beta1) * g) as f32;
-            second[i] = (beta2 * f64::from(second[i]) + (1.0 - beta2) * g * g) as f32;
-            let m = f64::from(first[i]) / (1.0 - beta1.powf(steps));
-            let v = f64::from(second[i]) / (1.0 - beta2.powf(steps));
+            *one = (beta1 * f64::from(*one) + (1.0 - beta1) * g) as f32;
+            *two = (beta2 * f64::from(*two) + (1.0 - beta2) * g * g) as f32;
+            let m = f64::from(*one) / (1.0 - beta1.powf(steps));
+            let v = f64::from(*two) / (1.0 - beta2.powf(steps));
             let p = f64::from(parameter[i]);
             parameter[i] = (p - lr * decay * p - lr * m / (v.sqrt() + eps)) as f32;
             if step.narrow {
@@ -210,16 +217,21 @@ pub mod reference {
                 parameter[i] = to_bf16(parameter[i], bits).to_f32();
             }
         }
-        narrowed(&mut moments.first, &first, Purpose::First, draws);
-        narrowed(&mut moments.second, &second, Purpose::Second, draws);
+        narrowed((&mut moments.first, start), &first, Purpose::First, draws);
+        narrowed((&mut moments.second, start), &second, Purpose::Second, draws);
     }
 
-    /// A moment of f32 back in its form.
-    fn narrowed(values: &mut Values, from: &[f32], purpose: Purpose, draws: Draws) {
+    /// A moment of f32 back in its form; its first value belongs to the tensor's value of this number.
+    fn narrowed(
+        (values, start): (&mut Values, usize),
+        from: &[f32],
+        purpose: Purpose,
+        draws: Draws,
+    ) {
         match values {
             Values::F32(values) => values.copy_from_slice(from),
             Values::Bf16(values) => {
-                for (i, (value, &x)) in values.iter_mut().zip(from).enumerate() {
+                for (i, (value, &x)) in (start..).zip(values.iter_mut().zip(from)) {
                     *value = to_bf16(x, draws.of(purpose, (i / GROUP) as u32)[i % GROUP]);
                 }
             }
@@ -273,8 +285,14 @@ mod tests {
         for t in 1..=steps {
             let (gradient, settings) = (random(t, len), AdamWStep { narrow, ..settings(t) });
             let (parameter, moments) = (&mut parameter, &mut moments);
-            let update =
-                Update { parameter, gradient: &gradient, moments, decays: true, number: 3 };
+            let update = Update {
+                parameter,
+                gradient: &gradient,
+                moments,
+                decays: true,
+                number: 3,
+                first: 0,
+            };
             step(&settings, update);
         }
         (parameter, moments)
@@ -325,8 +343,14 @@ mod tests {
             let settings = AdamWStep { gradient_factor: factor, ..settings };
             let (mut parameter, mut moments) = (vec![1.0, 1.0], Moments::zeros(Form::F32, 2));
             let (parameter_, moments, gradient) = (&mut parameter, &mut moments, &vec![3.0, -0.01]);
-            let update =
-                Update { parameter: parameter_, gradient, moments, decays: true, number: 0 };
+            let update = Update {
+                parameter: parameter_,
+                gradient,
+                moments,
+                decays: true,
+                number: 0,
+                first: 0,
+            };
             step(&settings, update);
             assert_close(&parameter, &[0.5, 1.5], 1e-6);
         }
@@ -341,7 +365,8 @@ mod tests {
         for (gradient, gradient_factor) in [(&gradient, factor), (&scaled, 1.0)] {
             let (mut parameter, mut moments) = (random(1, len), Moments::zeros(Form::F32, len));
             let (p, moments) = (&mut parameter, &mut moments);
-            let update = Update { parameter: p, gradient, moments, decays: true, number: 0 };
+            let update =
+                Update { parameter: p, gradient, moments, decays: true, number: 0, first: 0 };
             step(&AdamWStep { gradient_factor, ..settings(1) }, update);
             found.push(bits(&parameter));
         }

@@ -99,8 +99,8 @@ impl Backend for Cpu {
     fn scale(&self, tensor: &mut Vec<f32>, len: usize, factor: f32) {
         split::for_each_rows(&mut tensor[..len], 1, |_, part| simd::scale(part, factor));
     }
-    fn squares(&self, tensors: &[&Vec<f32>]) -> Vec<f64> {
-        tensors.iter().map(|tensor| adamw::sum_of_squares(tensor)).collect()
+    fn squares_of_runs(&self, runs: &[(&Vec<f32>, Range<usize>)]) -> Vec<f64> {
+        runs.iter().map(|(tensor, run)| adamw::sum_of_squares(&tensor[run.clone()])).collect()
     }
 
     fn linear(

@@ -157,8 +157,8 @@ pub trait Backend: Sync {
     fn has_master(&self, _weight: &Self::Tensor) -> bool {
         false
     }
-    /// Lets go of a weight's exact values.
-    fn drop_master(&self, _weight: &mut Self::Tensor) {}
+    /// Lets go of a weight's exact values but for these.
+    fn keep_master(&self, _weight: &mut Self::Tensor, _values: Range<usize>) {}
     /// Number of values.
     fn len(&self, tensor: &Self::Tensor) -> usize;
     /// Copies whole numbers in.
@@ -193,7 +193,12 @@ pub trait Backend: Sync {
     /// Multiplies the first `len` values.
     fn scale(&self, tensor: &mut Self::Tensor, len: usize, factor: f32);
     /// Sum of the squares of each of some tensors.
-    fn squares(&self, tensors: &[&Self::Tensor]) -> Vec<f64>;
+    fn squares(&self, tensors: &[&Self::Tensor]) -> Vec<f64> {
+        let whole = tensors.iter().map(|&tensor| (tensor, 0..self.len(tensor)));
+        self.squares_of_runs(&whole.collect::<Vec<_>>())
+    }
+    /// Sum of the squares of each of some runs of tensors' values.
+    fn squares_of_runs(&self, runs: &[(&Self::Tensor, Range<usize>)]) -> Vec<f64>;
 
     /// y = x · wᵀ, plus a bias and a residual where there are.
     fn linear(

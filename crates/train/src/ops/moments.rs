@@ -12,6 +12,7 @@
 //! Beside them stand the weights: 2 bytes in bf16 alone, 6 with an f32 master copy (4 on a
 //! processor), and while they stand, 4 of the gradient. See [`crate::optimizer::Policy`].
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use half::bf16;
@@ -176,6 +177,33 @@ impl Values {
                 let codes = words.split_off(form.scales(len));
                 Self::Int8 { codes: unpack(&codes, len), scales: words }
             }
+        }
+    }
+
+    /// Some of the values, whole blocks of them.
+    #[must_use]
+    pub fn part(&self, values: Range<usize>) -> Self {
+        match self {
+            Self::F32(all) => Self::F32(all[values].to_vec()),
+            Self::Bf16(all) => Self::Bf16(all[values].to_vec()),
+            Self::Int8 { codes, scales } => Self::Int8 {
+                scales: scales[values.start / BLOCK..values.end.div_ceil(BLOCK)].to_vec(),
+                codes: codes[values].to_vec(),
+            },
+        }
+    }
+
+    /// Puts such a part, of the same form, to where it is from.
+    pub fn put(&mut self, first: usize, part: &Self) {
+        let values = first..first + part.len();
+        match (self, part) {
+            (Self::F32(all), Self::F32(part)) => all[values].copy_from_slice(part),
+            (Self::Bf16(all), Self::Bf16(part)) => all[values].copy_from_slice(part),
+            (Self::Int8 { codes, scales }, Self::Int8 { codes: of_part, scales: their_scales }) => {
+                codes[values].copy_from_slice(of_part);
+                scales[first / BLOCK..][..their_scales.len()].copy_from_slice(their_scales);
+            }
+            _ => unreachable!("moments of one tensor stand in one form"),
         }
     }
 

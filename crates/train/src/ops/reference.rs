@@ -73,9 +73,9 @@ impl Backend for Reference {
     fn scale(&self, tensor: &mut Vec<f32>, len: usize, factor: f32) {
         tensor[..len].iter_mut().for_each(|x| *x *= factor);
     }
-    fn squares(&self, tensors: &[&Vec<f32>]) -> Vec<f64> {
-        let sum = |tensor: &&Vec<f32>| tensor.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        tensors.iter().map(sum).collect()
+    fn squares_of_runs(&self, runs: &[(&Vec<f32>, Range<usize>)]) -> Vec<f64> {
+        let sum = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        runs.iter().map(|(tensor, run)| sum(&tensor[run.clone()])).collect()
     }
 
     fn linear(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use artifact::Context;
 
-use super::{Connect, Exchange, Mesh};
+use super::{Connect, Cuts, Exchange, Mesh, Point};
 use crate::cuda::memory::{bytes_of, bytes_of_mut};
 use crate::ops::Cpu;
 
@@ -20,7 +20,8 @@ impl Mesh {
             let send = |to: usize| {
                 move || sends[to].iter().try_for_each(|values| self.send(to, bytes_of(values)))
             };
-            let senders: Vec<_> = self.others().map(|to| scope.spawn(send(to))).collect();
+            let busy = self.others().filter(|&to| sends[to].iter().any(|run| !run.is_empty()));
+            let senders: Vec<_> = busy.map(|to| scope.spawn(send(to))).collect();
             let received = receive();
             let sent = senders.into_iter().try_for_each(|sender| {
                 sender.join().unwrap_or_else(|_| Err(anyhow!("a sending thread panicked")))
@@ -67,34 +68,58 @@ impl Connect for Cpu {
     }
 }
 
+/// A tensor's runs of values, one a rank.
+fn runs<'a>(mut values: &'a mut [f32], cuts: &Cuts) -> Vec<&'a mut [f32]> {
+    let mut runs = Vec::new();
+    for run in cuts.runs() {
+        let (this, after) = values.split_at_mut(run.len());
+        runs.push(this);
+        values = after;
+    }
+    runs
+}
+
 impl Exchange<Cpu> for Arc<Mesh> {
-    fn reduce(&self, tensors: Vec<&mut Vec<f32>>, owners: &[usize]) -> Result<()> {
+    fn reduce(&self, _: Point, tensors: Vec<&mut Vec<f32>>, cuts: &[Cuts]) -> Result<()> {
         let mut sends: Vec<Vec<&[f32]>> = vec![Vec::new(); self.size()];
         let mut mine = Vec::new();
-        for (tensor, &owner) in tensors.into_iter().zip(owners) {
-            match owner == self.rank {
-                true => mine.push(tensor),
-                false => sends[owner].push(tensor),
+        for (tensor, cuts) in tensors.into_iter().zip(cuts) {
+            for (owner, run) in runs(tensor, cuts).into_iter().enumerate() {
+                match owner == self.rank {
+                    true => mine.push(run),
+                    false => sends[owner].push(run),
+                }
             }
         }
         self.exchange(&sends, || {
             let mut pieces = [vec![0.0; PIECE], vec![0.0; PIECE]];
-            mine.into_iter().try_for_each(|tensor| self.sum(tensor, &mut pieces))
+            mine.into_iter().try_for_each(|run| self.sum(run, &mut pieces))
         })
     }
 
-    fn broadcast(&self, tensors: Vec<&mut Vec<f32>>, owners: &[usize], _: bool) -> Result<()> {
+    fn gather(&self, tensors: Vec<&mut Vec<f32>>, cuts: &[Cuts]) -> Result<()> {
         let (mut mine, mut others): (Vec<&[f32]>, Vec<_>) = (Vec::new(), Vec::new());
-        for (tensor, &owner) in tensors.into_iter().zip(owners) {
-            match owner == self.rank {
-                true => mine.push(tensor),
-                false => others.push((tensor, owner)),
+        for (tensor, cuts) in tensors.into_iter().zip(cuts) {
+            for (owner, run) in runs(tensor, cuts).into_iter().enumerate() {
+                match owner == self.rank {
+                    true => mine.push(run),
+                    false => others.push((owner, run)),
+                }
             }
         }
-        let sends: Vec<Vec<&[f32]>> = vec![mine; self.size()];
+        let sends = vec![mine; self.size()];
         self.exchange(&sends, || {
             let mut others = others.into_iter();
-            others.try_for_each(|(tensor, owner)| self.receive(owner, bytes_of_mut(tensor)))
+            others.try_for_each(|(owner, run)| self.receive(owner, bytes_of_mut(run)))
         })
+    }
+
+    fn give(&self, tensors: &[(&Vec<f32>, Option<&Cuts>)]) -> Result<()> {
+        let all: Vec<&[f32]> = tensors.iter().map(|(tensor, _)| &tensor[..]).collect();
+        self.exchange(&vec![all; self.size()], || Ok(()))
+    }
+
+    fn take(&self, tensors: Vec<&mut Vec<f32>>) -> Result<()> {
+        tensors.into_iter().try_for_each(|tensor| self.receive(0, bytes_of_mut(tensor)))
     }
 }

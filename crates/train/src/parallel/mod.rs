@@ -2,16 +2,18 @@
 //! Rajbhandari et al. 2020, arXiv 1910.02054). Rank 0 has the data, decides and writes; the others hold a model, do what
 //! they are told, and need nothing but a connection.
 //!
-//! A step: [`team`] sends every rank its share of the batch; each adds up its gradients ([`engine`]); every tensor's
-//! gradients go to the rank that owns it and are summed there in the order of the ranks; the owner moves its weights by
-//! AdamW and hands them to all. So a run repeats bit for bit with as many ranks, and with another number differs by the
-//! rounding of those sums alone. [`world`] says which rank a process is, [`link`] connects them, [`crew`] starts them
+//! A step: [`team`] sends every rank its share of the batch; each adds up its gradients ([`engine`]); every value's
+//! gradient goes to the rank that owns it ([`shares`]), a layer's while the backward pass is at the next ([`courier`]),
+//! and is summed there in the order of the ranks; the owner moves its weights by AdamW and hands them to all. So a run
+//! repeats bit for bit with as many ranks, and with another number differs by the rounding of those sums alone. [`world`] says which rank a process is, [`link`] connects them, [`crew`] starts them
 //! on this machine, [`worker`] is what a rank other than 0 does.
 
+mod courier;
 pub mod crew;
 pub mod engine;
 pub mod link;
 mod mesh;
+pub mod shares;
 pub mod team;
 pub mod worker;
 pub mod world;
@@ -28,31 +30,59 @@ use crate::ops::Backend;
 use crate::optimizer::Moment;
 
 pub use link::Mesh;
+pub use shares::{Cuts, Shares};
 pub use team::{Lead, Ranks, Team};
 pub use worker::serve;
 pub use world::World;
 
-/// What ranks do with tensors together. All call the same function with tensors of the same lengths in the same order;
-/// `owners` says for each which rank owns it.
-pub trait Exchange<B: Backend> {
-    /// Adds up each tensor over the ranks, in their order. The owner has the sum; what the others are left with has no
-    /// meaning.
-    ///
-    /// # Errors
-    /// If a rank is gone.
-    fn reduce(&self, tensors: Vec<&mut B::Tensor>, owners: &[usize]) -> Result<()>;
+/// A point in a device's work, where it has a queue of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Point(pub u64);
 
-    /// Gives every rank the values that the owner of each tensor has. With `masters`, what an optimiser needs of a
-    /// weight goes along, where a backend keeps that apart.
+/// What ranks do with tensors together. All call the same function with tensors of the same lengths in the same order;
+/// cuts say of each tensor which rank owns what.
+pub trait Exchange<B: Backend>: Send + Sync {
+    /// Takes the memory that exchanges will need.
+    ///
+    /// # Errors
+    /// If there is not so much.
+    fn prepare(&mut self, _shares: &Shares) -> Result<()> {
+        Ok(())
+    }
+
+    /// The point up to which work has been asked for now.
+    ///
+    /// # Errors
+    /// If the device reports a fault.
+    fn point(&self) -> Result<Point> {
+        Ok(Point::default())
+    }
+
+    /// Adds up tensors over the ranks, in their order, once a point is reached. Each rank has the sums of what it owns
+    /// when this returns; what is left of the rest has no meaning. Other work may go on meanwhile.
     ///
     /// # Errors
     /// If a rank is gone.
-    fn broadcast(
-        &self,
-        tensors: Vec<&mut B::Tensor>,
-        owners: &[usize],
-        masters: bool,
-    ) -> Result<()>;
+    fn reduce(&self, after: Point, tensors: Vec<&mut B::Tensor>, cuts: &[Cuts]) -> Result<()>;
+
+    /// Gives every rank the values that the owners have.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    fn gather(&self, tensors: Vec<&mut B::Tensor>, cuts: &[Cuts]) -> Result<()>;
+
+    /// On rank 0: gives all others its values; and each the exact form of those for which it keeps that, where a
+    /// backend has one apart.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    fn give(&self, tensors: &[(&B::Tensor, Option<&Cuts>)]) -> Result<()>;
+
+    /// On the others: takes them. Each tensor has the exact form of just those values that the rank keeps.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    fn take(&self, tensors: Vec<&mut B::Tensor>) -> Result<()>;
 }
 
 /// A backend whose tensors can go to other ranks.
@@ -86,11 +116,11 @@ enum Order {
     Update,
     /// Losses of these batches. Answered with losses.
     Losses(Vec<Batch>),
-    /// A trained tensor's values as its owner has them. Answered with those.
+    /// The values of a trained tensor that the rank owns. Answered with those.
     Weight(usize),
-    /// A moment's values. Answered with those.
+    /// A moment of the values that the rank owns. Answered with those.
     Moment(Moment),
-    /// The moment's values are those beside.
+    /// That moment's values are those beside.
     SetMoment(Moment),
     /// So many steps are done.
     SetSteps(u64),
@@ -105,7 +135,7 @@ enum Order {
 enum Answer {
     /// What was asked for stands beside.
     Done,
-    /// Losses stand beside; here the squares of the gradients that it owns, by tensor, as bits, and whether the
+    /// Losses stand beside; here the sums of squares of the gradients that it owns, by tensor, as bits, and whether the
     /// process was asked to stop.
     Gradients(Vec<(usize, u64)>, bool),
     /// It could not be done.
@@ -123,37 +153,4 @@ struct Job {
     on_card: bool,
     /// See [`Connect::meeting`].
     meeting: Option<Vec<u8>>,
-}
-
-/// Which rank owns each of some tensors: the largest first, each to the rank that has least.
-#[must_use]
-pub fn owners(elements: &[usize], ranks: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..elements.len()).collect();
-    order.sort_by_key(|&tensor| (std::cmp::Reverse(elements[tensor]), tensor));
-    let mut held = vec![0; ranks];
-    let mut owners = vec![0; elements.len()];
-    for tensor in order {
-        let owner = (0..ranks).min_by_key(|&rank| (held[rank], rank)).unwrap_or(0);
-        owners[tensor] = owner;
-        held[owner] += elements[tensor];
-    }
-    owners
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tensors_are_shared_out_by_their_elements() {
-        assert_eq!(owners(&[10, 3, 3, 4, 1, 1], 2), [0, 1, 1, 1, 0, 1]);
-        assert_eq!(owners(&[5, 5, 5], 1), [0, 0, 0]);
-        assert_eq!(owners(&[5], 3), [0]);
-        let elements = [4096, 64, 12288, 64, 64, 8192, 8192, 4096, 64, 12288];
-        let owners = owners(&elements, 3);
-        let held =
-            |rank| (0..10).filter(|&t| owners[t] == rank).map(|t| elements[t]).sum::<usize>();
-        let most = (0..3).map(held).max().unwrap();
-        assert!(most <= elements.iter().sum::<usize>() / 3 + 12288 / 3, "{most}");
-    }
 }

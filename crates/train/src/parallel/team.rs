@@ -20,7 +20,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Recipe, TrainConfig};
 use crate::model::{Batch, Decoder, Dtype, Room};
 use crate::ops::Backend;
-use crate::optimizer::Named;
+use crate::optimizer::{Named, Words};
 
 /// How long the others may take to say what went wrong.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -305,7 +305,7 @@ impl<B: Connect> Team<B> {
                     stop |= asked;
                 }
             }
-            // In the order of the tensors, whoever owns them.
+            // In the order of the tensors, whoever owns what of them.
             squares.sort_by_key(|(tensor, _)| *tensor);
             let norm = squares.iter().map(|(_, sum)| sum).sum::<f64>().sqrt();
             Ok((losses, norm, stop))
@@ -363,11 +363,13 @@ impl<B: Connect> Team<B> {
         let Self { engine, lead } = self;
         let lead = lead.as_ref();
         together(lead, || {
-            let owners = engine.owners().to_vec();
-            let backend = engine.model.backend().clone();
-            checkpoint.restore(&backend, &mut engine.optimizer, |moment, values| match lead {
-                Some(lead) => lead.send(owners[moment.index], &Order::SetMoment(moment), &values),
-                None => bail!("a moment that no rank owns"),
+            let Engine { model, optimizer, shares, .. } = engine;
+            checkpoint.restore(model.backend(), optimizer, |moment, values| {
+                let Some(lead) = lead else { bail!("a moment that no rank owns") };
+                let runs = shares.cuts[moment.index].runs().enumerate().skip(1);
+                runs.filter(|(_, run)| !run.is_empty()).try_for_each(|(rank, run)| {
+                    lead.send(rank, &Order::SetMoment(moment), &values.part(run).into_words())
+                })
             })?;
             match lead {
                 Some(lead) => lead.send_to_all(&Order::SetSteps(checkpoint.step), &[]),
@@ -380,24 +382,33 @@ impl<B: Connect> Team<B> {
     pub fn state(&self) -> Result<(u64, Vec<Named<'_>>)> {
         let engine = &self.engine;
         engine.optimizer.state(engine.model.backend(), |moment| {
-            self.ask(engine.owners()[moment.index], &Order::Moment(moment))
+            self.ask_all(moment.index, &Order::Moment(moment))
         })
     }
 
     /// Writes the model's folder, with the values that the owners have.
     pub fn save(&self, folder: &Path, dtype: Dtype) -> Result<()> {
         self.engine.model.save_with(folder, dtype, &|tensor| {
-            let keeper = self.engine.keeper(tensor);
-            keeper.map(|rank| self.ask(rank, &Order::Weight(tensor))).transpose()
+            if !self.engine.has_masters_apart() {
+                return Ok(None);
+            }
+            let mut values = self.engine.weight(tensor).into_owned();
+            for (run, exact) in self.ask_all(tensor, &Order::Weight(tensor))? {
+                values[run].copy_from_slice(&exact);
+            }
+            Ok(Some(values))
         })
     }
 
-    fn ask(&self, rank: usize, order: &Order) -> Result<Vec<f32>> {
-        let Some(lead) = &self.lead else { bail!("there is no rank {rank} to ask") };
-        lead.together(|| {
+    /// Asks all other ranks that own values of a tensor for something of those.
+    fn ask_all(&self, tensor: usize, order: &Order) -> Result<Vec<Words>> {
+        let Some(lead) = &self.lead else { bail!("there is no rank to ask") };
+        let runs = self.engine.runs(tensor).enumerate().skip(1).filter(|(_, run)| !run.is_empty());
+        let one = |(rank, run)| {
             lead.send(rank, order, &[])?;
-            Ok(lead.answer(rank)?.1)
-        })
+            Ok((run, lead.answer(rank)?.1))
+        };
+        lead.together(|| runs.map(one).collect())
     }
 }
 

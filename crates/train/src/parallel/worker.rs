@@ -109,7 +109,7 @@ impl Worker<'_> {
                     self.control.send(&Answer::Done, &losses)?;
                 }
                 Order::Weight(tensor) => {
-                    self.control.send(&Answer::Done, &engine.weight(tensor))?;
+                    self.control.send(&Answer::Done, &engine.own_weight(tensor))?;
                 }
                 Order::Moment(moment) => {
                     let values = engine.optimizer.moment(&backend, moment);

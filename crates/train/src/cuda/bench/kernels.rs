@@ -278,7 +278,8 @@ fn optimiser(bed: &mut Bed<'_>) -> Result<()> {
         bed.time(format!("adamw, {name}"), with.clone(), work, || {
             let (parameter, moments) = (&mut parameter, &mut moments);
             let decays = true;
-            let update = Update { parameter, gradient: &gradient, moments, decays, number: 0 };
+            let (gradient, number, first) = (&gradient, 0, 0);
+            let update = Update { parameter, gradient, moments, decays, number, first };
             ops.adamw(&step, vec![update]);
             ops.check()
         })?;

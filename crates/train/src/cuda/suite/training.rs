@@ -119,6 +119,7 @@ fn steps<B: Backend>(
             moments,
             decays: number % 2 == 0,
             number: number as u32,
+            first: 0,
         });
         ops.adamw(&settings, updates.collect());
     }
