@@ -23,7 +23,7 @@ fn place() -> Place {
 fn wait_for(mut ready: impl FnMut() -> bool) {
     let start = Instant::now();
     while !ready() {
-        assert!(start.elapsed() < Duration::from_secs(60), "it did not come");
+        assert!(start.elapsed() < Duration::from_secs(300), "it did not come");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -89,9 +89,31 @@ fn a_rank_that_is_killed_ends_all_of_them_with_its_name() {
     signal(others[1], "KILL");
     let answer = answer(child);
     assert_eq!(answer.status, 1, "{}", answer.err);
-    assert!(answer.err.contains("was killed by signal 9"), "{}", answer.err);
+    let fate = format!("rank 2 (process {}) was killed by signal 9", others[1]);
+    assert!(answer.err.contains(&fate), "{}", answer.err);
     assert!(!others.iter().any(|&id| is_running(id)));
     goes_on(&place);
+}
+
+#[test]
+fn a_rank_that_is_stopped_is_given_up_after_a_while_and_named() {
+    let place = place();
+    let line = format!("{TRAIN} --steps 100000 --save-every 2 --ranks 3 --out out");
+    let mut command = place.command(&line);
+    command.env("ISOGLOSS_RANK_TIMEOUT", "8").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("isogloss starts");
+    wait_for(|| last_step(&place) >= Some(2));
+    let others = children(child.id());
+    signal(others[0], "STOP");
+    let answer = answer(child);
+    assert_eq!(answer.status, 1, "{}", answer.err);
+    let what = format!("rank 1 (process {}) has given no sign of life for 8 seconds", others[0]);
+    assert!(answer.err.contains(&what), "{}", answer.err);
+    assert!(!others.iter().any(|&id| is_running(id)));
+    let mut wrong = place.command(&line);
+    let answer: Answer =
+        wrong.env("ISOGLOSS_RANK_TIMEOUT", "0").output().expect("it starts").into();
+    assert!(answer.user_error().contains("ISOGLOSS_RANK_TIMEOUT is \"0\""));
 }
 
 #[test]
@@ -155,6 +177,10 @@ fn what_cannot_be_is_said() {
     assert!(message.contains("RANK") && message.contains("--ranks"), "{message}");
     let message = place.run(&format!("{TRAIN} --ranks 0 --out out")).user_error();
     assert!(message.contains("ranks is 0"), "{message}");
+    let study = Place::with_study();
+    study.edit("steps = 5\n", "steps = 5\nside_by_side = 2\nlora = {}\n");
+    let message = study.run("run study.toml --ranks 2").user_error();
+    assert!(message.contains("side_by_side is 2, and ranks is 2"), "{message}");
     let mut wrong = place.command(&format!("{TRAIN} --out out"));
     let answer: Answer = wrong.env("WORLD_SIZE", "2").output().expect("it starts").into();
     assert!(answer.user_error().contains("RANK is not set"));

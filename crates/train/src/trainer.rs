@@ -71,6 +71,10 @@ pub struct Summary {
     /// Processes that shared the run, where there were several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranks: Option<usize>,
+    /// Seconds that the first of them waited for the others' gradients, its own being complete, since the run began or
+    /// was last gone on with: what of their travel the backward pass does not hide, and what the others are slower by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited: Option<f64>,
     /// Seconds of training, interruptions left out.
     pub seconds: f64,
 }
@@ -87,6 +91,9 @@ impl fmt::Display for Summary {
         )?;
         if let Some(ranks) = self.ranks {
             write!(f, " on {ranks} ranks")?;
+        }
+        if let Some(waited) = self.waited {
+            write!(f, ", {} of it waiting for gradients", duration(waited))?;
         }
         if let Some(trained) = self.trained {
             write!(f, ", beside them {} of the adapter", count(trained))?;
@@ -649,6 +656,7 @@ impl<'a, B: Connect> Trainer<'a, B> {
                 .map(|row| row.by_language.clone())
                 .unwrap_or_default(),
             ranks: Some(self.team.size()).filter(|&ranks| ranks > 1),
+            waited: self.team.waited(),
             seconds: self.seconds(),
         })
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::Result;
-use artifact::Context;
+use artifact::{Context, error::is_user};
 use train::parallel::{Ranks, World, serve};
 use train::trainer::Summary;
 use train::{BaseModel, Shared};
@@ -22,12 +22,16 @@ fn a_process_with_a_rank_serves_it() {
 }
 
 fn shared() -> Shared {
+    Shared::default().on(launched())
+}
+
+fn launched() -> Ranks {
     let launch = || {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--exact", "a_process_with_a_rank_serves_it"]);
         Ok(command)
     };
-    Shared::default().on(Ranks::started_by(launch))
+    Ranks::started_by(launch)
 }
 
 fn run_with(
@@ -122,4 +126,50 @@ fn a_checkpoint_goes_on_with_as_many_ranks_bit_for_bit_and_with_others_on_the_sa
         assert_same_curve(&bench, "whole", name);
     }
     assert!(bytes(&bench, "whole", WEIGHTS) == bytes(&bench, "same", WEIGHTS));
+}
+
+#[test]
+fn ranks_that_train_beside_weights_which_other_runs_share_have_masks_of_their_own_and_repeat() {
+    let bench = Bench::new(&sums(24), 4);
+    run(&bench, "base", 1, "steps = 2\nbatch_size = 8").unwrap();
+    let base = BaseModel::Weights(bench.out("base").join("model"));
+    let shared = || Shared::for_sweep().on(launched());
+    let lora =
+        "\n[lora]\nrank = 4\nalpha = 8\ndropout = 0.2\ntargets = [\"q_proj\", \"down_proj\"]";
+    for name in ["first", "second"] {
+        let settings = format!("ranks = 2\n{SETTINGS}{lora}");
+        let both = shared();
+        run_with(&both, &bench, &base, name, &settings).unwrap();
+        run_with(&both, &bench, &base, &format!("{name}-alone"), &format!("{SETTINGS}{lora}"))
+            .unwrap();
+    }
+    let adapter = |name| bytes(&bench, name, "model/adapter_model.safetensors");
+    assert!(adapter("first") == adapter("second"));
+    assert!(adapter("first-alone") == adapter("second-alone"));
+    // Each rank draws masks for its own rows: with another number of ranks they are others.
+    assert!(metrics(&bench.out("first"))[2].loss != metrics(&bench.out("first-alone"))[2].loss);
+}
+
+#[test]
+fn several_ranks_stop_early_and_at_divergence_as_one_does() {
+    let (bench, shared) = (Bench::new(&sums(24), 5), shared());
+    let settings = "steps = 40\nbatch_size = 6\nlearning_rate = 0.3\nclip = 1e9\nvalidate_every = 2\npatience = 2";
+    let of = |ranks: usize| {
+        let settings = format!("ranks = {ranks}\n{settings}");
+        run_with(&shared, &bench, &base(), &format!("patient-{ranks}"), &settings).unwrap()
+    };
+    let (alone, both) = (of(1), of(2));
+    assert!(alone.stopped_early && both.stopped_early);
+    assert_eq!((alone.steps, alone.kept_step), (both.steps, both.kept_step));
+    let settings =
+        "ranks = 2\nsteps = 20\nbatch_size = 6\nlearning_rate = 1e30\nclip = 0\nwarmup_steps = 0";
+    let error = run_with(&shared, &bench, &base(), "diverges", settings).unwrap_err();
+    assert!(is_user(&error) && error.to_string().contains("diverged at step"), "{error:#}");
+    // The ranks are there for the next run.
+    let settings = format!("ranks = 2\n{SETTINGS}");
+    run_with(&shared, &bench, &base(), "next", &settings).unwrap();
+    assert!(
+        bench.out("next").join("tensorboard").read_dir().unwrap().count() == 1,
+        "rank 0's alone"
+    );
 }

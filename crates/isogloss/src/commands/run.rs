@@ -77,6 +77,7 @@ pub fn run(args: Args, ctx: &Context) -> Result<()> {
     let ranks = worker::ranks(ctx)?;
     let mut pipeline = load(&args.of.pipeline)?;
     pipeline.train.ranks = args.ranks.or(pipeline.train.ranks);
+    pipeline.check_side_by_side()?;
     if let Some(device) = args.device {
         pipeline.set_device(device);
     }

@@ -11,6 +11,9 @@ use clap::Args as ClapArgs;
 /// On other machines it is started with the variables that torchrun and clusters set: RANK, from 1 on, WORLD_SIZE,
 /// MASTER_ADDR and MASTER_PORT, and LOCAL_RANK for the card. Rank 0 is `isogloss train` or `isogloss run` with the
 /// same variables. A worker needs neither data nor model: rank 0 sends it what it needs.
+///
+/// A worker that rank 0 hears nothing of for a minute (it is stopped, or its machine is cut off) ends the run, which goes
+/// on from its last checkpoint when it is started again; ISOGLOSS_RANK_TIMEOUT sets other seconds on rank 0.
 #[derive(ClapArgs)]
 #[command(after_help = "\
 Examples:

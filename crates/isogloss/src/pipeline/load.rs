@@ -129,8 +129,14 @@ impl Pipeline {
         self.check_design()
     }
 
-    fn check_side_by_side(&self) -> Result<()> {
+    /// That adapters which train side by side are one process's.
+    pub fn check_side_by_side(&self) -> Result<()> {
         match self.train.added.side_by_side {
+            Some(runs @ 2..) if self.train.ranks.is_some_and(|ranks| ranks > 1) => bail_user!(
+                "[train] side_by_side is {runs}, and ranks is {}: adapters that train side by side share the passes of \
+                 one process, and runs on several ranks go one after the other; take one of the two out",
+                self.train.ranks.unwrap_or(1)
+            ),
             Some(0) => bail_user!("[train] side_by_side is 0; it must be at least 1"),
             Some(2..) if self.train.lora.is_none() => bail_user!(
                 "[train] side_by_side is for runs that train an adapter beside the same weights: add [train.lora], or \

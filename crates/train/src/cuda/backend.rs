@@ -10,18 +10,19 @@ use anyhow::{Result, ensure};
 use half::bf16;
 
 use super::attention::{Attention, Decode};
-use super::driver::{Address, Arguments, Driver, Grid};
+use super::driver::{Arguments, Driver, Grid};
 use super::gemm::{self, Gated, Layout, Product, Target};
 use super::graph::Recorded;
 use super::memory::{Buffer, Dtype, Index, Master, Pool, Tensor, Use, bytes_of, bytes_of_mut};
 use super::optimizer::{DeviceMoments, Optimizer};
+use super::staging::Staging;
 use super::turn::Turn;
-use super::{norm, sample};
+use super::{norm, sample, staging};
 use crate::ops::{
     Activation, AdamWStep, AttentionShape, Backend, CacheShape, ColumnShape, Draw, Factor, Form,
     GluShape, HeadGradient, HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape,
     LowRank, Mask, Moments, Nf4, NormGradients, NormShape, Plus, RopeLayout, RowNormShape,
-    RowNorms, SampleShape, SavedAttention, Stored, StoredKind, Update, to_f32,
+    RowNorms, SampleShape, SavedAttention, Stored, StoredKind, Update,
 };
 
 /// Steps of decoding whose tokens are read together. A sequence that ends wastes half of them on
@@ -35,6 +36,7 @@ pub struct Cuda {
     pub(super) pool: Arc<Pool>,
     pub(super) turn: Arc<Turn>,
     optimizer: Arc<Optimizer>,
+    staging: Arc<Staging>,
     /// The values of 4-bit codes and of their scales' codes, once something is packed.
     pub(super) codes: Arc<OnceLock<Buffer>>,
 }
@@ -45,8 +47,9 @@ impl Cuda {
     pub fn new(driver: Arc<dyn Driver>) -> Self {
         let pool = Pool::new(Arc::clone(&driver));
         let optimizer = Optimizer::new(Arc::clone(&driver), Arc::clone(&pool));
+        let staging = Arc::new(Staging::new(Arc::clone(&driver)));
         let (turn, codes) = Default::default();
-        Self { driver, pool, turn, optimizer: Arc::new(optimizer), codes }
+        Self { driver, pool, turn, optimizer: Arc::new(optimizer), staging, codes }
     }
 
     /// The same with slots of so many bytes for offloaded moments.
@@ -164,19 +167,18 @@ impl Backend for Cuda {
     }
 
     fn load(&self, kind: Kind, parts: &[Stored<'_>]) -> Tensor {
-        if !parts.iter().all(|part| part.kind == StoredKind::Bf16) {
-            return self.tensor(kind, to_f32(parts));
-        }
-        // As the products read them: the bytes go as they are, and a master is made on the card.
-        let len = parts.iter().map(|part| part.bytes.len() / 2).sum();
-        let tensor = self.zeros(kind, len);
+        let len = parts.iter().map(|part| part.bytes.len() / part.kind.size()).sum();
+        let tensor = self.tensor_of(kind, Dtype::Bf16, len, kind == Kind::Weight);
         self.run(|| {
-            let mut at = tensor.at();
-            for part in parts {
-                self.driver.copy_in(at, part.bytes)?;
-                at += part.bytes.len() as Address;
-            }
+            let staging = &self.staging;
+            staging
+                .bring(tensor.at(), 2 * len, |start, into| staging::narrow(parts, start, into))?;
             let Some(master) = tensor.master.as_ref().filter(|_| len > 0) else { return Ok(()) };
+            if !parts.iter().all(|part| part.kind == StoredKind::Bf16) {
+                let wide = |start: usize, into: &mut [u8]| staging::wide(parts, start, into);
+                return staging.bring(master.from(0), 4 * len, wide);
+            }
+            // What products read is exact, and the master is made of it on the card.
             let arguments =
                 Arguments::new().with(master.from(0)).with(tensor.at()).with(len as i64);
             self.driver.launch("widen", self.over(len), arguments)

@@ -406,6 +406,13 @@ impl Driver for Card {
         }?)
     }
 
+    fn await_event(&self, event: Event) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the event is alive.
+        unsafe { result::event::synchronize(event.0 as sys::CUevent) }
+            .context("work failed on the card")
+    }
+
     fn exchange_stream(&self) -> *mut core::ffi::c_void {
         self.exchange.cast()
     }

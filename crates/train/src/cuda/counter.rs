@@ -130,6 +130,9 @@ impl Driver for Counter {
     fn wait(&self, _: Stream, _: Event) -> Result<()> {
         Ok(())
     }
+    fn await_event(&self, _: Event) -> Result<()> {
+        Ok(())
+    }
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }

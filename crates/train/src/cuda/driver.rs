@@ -233,6 +233,11 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// If the device reports a fault.
     fn wait(&self, stream: Stream, event: Event) -> Result<()>;
+    /// Waits until the event's work, as it was last recorded, is done.
+    ///
+    /// # Errors
+    /// If some of it failed.
+    fn await_event(&self, event: Event) -> Result<()>;
     /// The handle of [`Stream::Exchange`], as NVIDIA's libraries take it; null where there is none.
     fn exchange_stream(&self) -> *mut core::ffi::c_void {
         std::ptr::null_mut()

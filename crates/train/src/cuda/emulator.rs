@@ -466,6 +466,11 @@ impl Driver for Emulator {
         Ok(())
     }
 
+    fn await_event(&self, event: Event) -> Result<()> {
+        // The kernels' own stream is always done with what it waits for.
+        self.wait(Stream::Compute, event)
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.refuse_in_recording("a wait")?;
         self.copies.lock().expect("no panic while it is held").run_all();

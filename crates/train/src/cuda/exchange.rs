@@ -340,7 +340,7 @@ mod tests {
     use crate::ops::testing::{bits, random};
     use crate::ops::{Backend, Kind};
     use crate::parallel::engine::Engine;
-    use crate::parallel::link::tests::meshes;
+    use crate::parallel::meeting::tests::meshes;
     use crate::parallel::shares::cut;
 
     /// Does something on ranks that are threads, each with a device of its own; none without a C++ compiler.

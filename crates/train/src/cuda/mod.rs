@@ -34,6 +34,7 @@ mod optimizer_tests;
 mod products;
 mod rows;
 mod sample;
+mod staging;
 #[doc(hidden)]
 pub mod suite;
 #[cfg(test)]

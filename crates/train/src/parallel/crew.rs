@@ -14,8 +14,8 @@ use super::world::World;
 /// How long a child may take to end when there is nothing more to do.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// How long after one has ended another is looked for that may have been the cause.
-const CAUSE: Duration = Duration::from_secs(1);
+/// How long one that has closed its connections may take to end.
+const BURIAL: Duration = Duration::from_secs(30);
 
 /// How a process ended, by how much it explains that others end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,25 +64,31 @@ impl Crew {
         Ok(crew)
     }
 
-    /// An error if one has ended, which says how. Those that lose a neighbour end too, and may be
-    /// noticed before it: the one that was killed is named, then one that failed.
+    /// An error if one has ended, which says how.
     ///
     /// # Errors
     /// That.
     pub fn check(&mut self) -> Result<()> {
-        let Some(mut found) = self.worst_end()? else { return Ok(()) };
-        let deadline = Instant::now() + CAUSE;
-        while found.0 < Cause::Killed && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-            found = self.worst_end()?.unwrap_or(found);
+        match self.worst_end(|_| true)? {
+            Some((_, what)) => bail!(what),
+            None => Ok(()),
         }
-        bail!(found.1)
+    }
+
+    /// How these ranks, which have closed their connections, ended: of several the one whose end says most. They are
+    /// waited for, for a while: the system closes connections first.
+    pub fn fate_of(&mut self, ranks: &[usize]) -> Option<String> {
+        let deadline = Instant::now() + BURIAL;
+        while self.are_running(|rank| ranks.contains(&rank)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.worst_end(|rank| ranks.contains(&rank)).ok()?.map(|(_, what)| what)
     }
 
     /// Of the processes that have ended the one whose end says most, and how it ended.
-    fn worst_end(&mut self) -> Result<Option<(Cause, String)>> {
+    fn worst_end(&mut self, counts: impl Fn(usize) -> bool) -> Result<Option<(Cause, String)>> {
         let mut worst: Option<(Cause, String)> = None;
-        for (rank, child) in &mut self.0 {
+        for (rank, child) in self.0.iter_mut().filter(|(rank, _)| counts(*rank)) {
             let Some(status) = child.try_wait()? else { continue };
             let cause = Cause::of(status);
             if worst.as_ref().is_none_or(|held| held.0 < cause) {
@@ -93,11 +99,20 @@ impl Crew {
         Ok(worst)
     }
 
+    fn are_running(&mut self, counts: impl Fn(usize) -> bool) -> bool {
+        let running = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_none());
+        self.0.iter_mut().any(|(rank, child)| counts(*rank) && running(child))
+    }
+
+    /// The process of a rank.
+    pub fn process(&self, rank: usize) -> Option<u32> {
+        self.0.iter().find(|(of, _)| *of == rank).map(|(_, child)| child.id())
+    }
+
     /// Waits for all to end by themselves, for a while.
     pub fn dismiss(&mut self) {
         let deadline = Instant::now() + FAREWELL;
-        let running = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_none());
-        while self.0.iter_mut().any(|(_, child)| running(child)) && Instant::now() < deadline {
+        while self.are_running(|_| true) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

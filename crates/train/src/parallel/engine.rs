@@ -260,7 +260,7 @@ mod tests {
     use crate::ops::Cpu;
     use crate::ops::testing::bits;
     use crate::parallel::Connect as _;
-    use crate::parallel::link::tests::meshes;
+    use crate::parallel::meeting::tests::meshes;
 
     fn model(seed: u64, fields: &str, recipe: &Recipe) -> Model {
         let text = format!(

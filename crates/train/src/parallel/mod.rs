@@ -5,14 +5,16 @@
 //! A step: [`team`] sends every rank its share of the batch; each adds up its gradients ([`engine`]); every value's
 //! gradient goes to the rank that owns it ([`shares`]), a layer's while the backward pass is at the next ([`courier`]),
 //! and is summed there in the order of the ranks; the owner moves its weights by AdamW and hands them to all. So a run
-//! repeats bit for bit with as many ranks, and with another number differs by the rounding of those sums alone. [`world`] says which rank a process is, [`link`] connects them, [`crew`] starts them
-//! on this machine, [`worker`] is what a rank other than 0 does.
+//! repeats bit for bit with as many ranks, and with another number differs by the rounding of those sums alone. [`world`] says which rank a process is, [`meeting`] and [`link`] connect them, `pulse`
+//! notices one that hangs, [`crew`] starts them on this machine, [`worker`] is what a rank other than 0 does.
 
 mod courier;
 pub mod crew;
 pub mod engine;
 pub mod link;
+pub mod meeting;
 mod mesh;
+mod pulse;
 pub mod shares;
 pub mod team;
 pub mod worker;
@@ -139,7 +141,12 @@ enum Answer {
     /// process was asked to stop.
     Gradients(Vec<(usize, u64)>, bool),
     /// It could not be done.
-    Failed(String),
+    Failed {
+        /// Why.
+        what: String,
+        /// Which rank was gone, if that is why.
+        lost: Option<usize>,
+    },
 }
 
 /// What a rank has to know of a run.

@@ -2,18 +2,21 @@
 //! connection to them, which outlives a run; a [`Team`] is a model in training on all of them. On one rank a team is
 //! an [`Engine`] and nothing else.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use artifact::{Context, bail_user};
 
 use super::crew::Crew;
 use super::engine::Engine;
-use super::link::{Door, Mesh, Wire};
+use super::link::{Gone, LastWords, Mesh, Wire};
+use super::meeting::{Door, Gathered};
+use super::pulse::{self, Watch};
 use super::world::World;
 use super::{Answer, Connect, Job, Order};
 use crate::checkpoint::Checkpoint;
@@ -103,6 +106,8 @@ pub struct Lead {
     mesh: Arc<Mesh>,
     /// Those that this process has started.
     crew: Mutex<Option<Crew>>,
+    /// Over them.
+    watch: Watch,
     /// Whether something went wrong in the middle of an exchange.
     broken: AtomicBool,
     turn: Mutex<()>,
@@ -110,32 +115,37 @@ pub struct Lead {
 
 impl Lead {
     fn await_others(world: &World, ctx: &Context) -> Result<Self> {
-        let door = Door::open(world)?;
+        let door = Door::open(world, ctx)?;
         let World { address, size, .. } = world;
         ctx.log(format!("waiting for {} other ranks at {address}:{}", size - 1, door.port));
-        let (controls, mesh) = door.gather(world, || ctx.check())?;
-        Ok(Self::new(world, controls, mesh, None))
+        let gathered = door.gather(world, || ctx.check())?;
+        Self::new(world, gathered, None)
     }
 
     fn start(world: &World, launch: &dyn Fn() -> Result<Command>, ctx: &Context) -> Result<Self> {
-        let door = Door::open(world)?;
+        let door = Door::open(world, ctx)?;
         let mut crew = Crew::start(world, door.port, launch)?;
-        let (controls, mesh) = door.gather(world, || {
+        let gathered = door.gather(world, || {
             ctx.check()?;
             crew.check()
         })?;
-        Ok(Self::new(world, controls, mesh, Some(crew)))
+        Self::new(world, gathered, Some(crew))
     }
 
-    fn new(world: &World, controls: Vec<Wire>, mesh: Mesh, crew: Option<Crew>) -> Self {
-        Self {
+    fn new(world: &World, (controls, pulses, mesh): Gathered, crew: Option<Crew>) -> Result<Self> {
+        let mut connections = mesh.handles()?;
+        for wire in &controls {
+            connections.push(wire.handle()?);
+        }
+        Ok(Self {
             world: world.clone(),
             controls,
             mesh: Arc::new(mesh),
             crew: Mutex::new(crew),
+            watch: Watch::start(pulses, connections, pulse::limit()?)?,
             broken: AtomicBool::new(false),
             turn: Mutex::default(),
-        }
+        })
     }
 
     /// Waits until no other run of this process uses the ranks; they are the caller's as long as it keeps this.
@@ -170,9 +180,9 @@ impl Lead {
 
     fn answer(&self, rank: usize) -> Result<(Answer, Vec<f32>)> {
         let (answer, floats) =
-            self.controls[rank - 1].receive().with_context(|| format!("rank {rank} is gone"))?;
+            self.controls[rank - 1].receive().map_err(|error| error.context(Gone(rank)))?;
         match answer {
-            Answer::Failed(what) => bail!("rank {rank}: {what}"),
+            Answer::Failed { what, .. } => bail!("rank {rank}: {what}"),
             answer => Ok((answer, floats)),
         }
     }
@@ -186,18 +196,39 @@ impl Lead {
         })
     }
 
+    /// Who failed: one that is silent, one that says so, or one that is gone without a word. One that lost sight of
+    /// another is none of those, nor is one that ended because this rank did.
     fn blame(&self, error: Error) -> Error {
+        let mut crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((rank, seconds)) = self.watch.silent() {
+            let process = crew.as_ref().and_then(|crew| crew.process(rank));
+            let process = process.map_or(String::new(), |id| format!(" (process {id})"));
+            return anyhow!(
+                "rank {rank}{process} has given no sign of life for {seconds} seconds: it is stopped, or its machine is \
+                 cut off"
+            );
+        }
+        let deadline = Instant::now() + LAST_WORDS;
+        let has_failed = |answer: &Answer| matches!(answer, Answer::Failed { .. });
+        let (mut missed, mut spoke) = (BTreeSet::new(), BTreeSet::from([0]));
+        missed.extend(error.downcast_ref::<Gone>().map(|Gone(rank)| *rank));
         for (wire, rank) in self.controls.iter().zip(1..) {
-            if let Some(Answer::Failed(what)) = wire.last_words(LAST_WORDS) {
-                // One that lost sight of another is not the one that failed.
-                if !what.contains("is gone") {
+            match wire.last_words(deadline, has_failed) {
+                LastWords::Said(Answer::Failed { what, lost: None }) => {
                     return anyhow!("rank {rank}: {what}");
                 }
+                LastWords::Said(Answer::Failed { lost, .. }) => {
+                    spoke.insert(rank);
+                    missed.extend(lost);
+                }
+                LastWords::Silence => _ = missed.insert(rank),
+                _ => {}
             }
         }
-        let mut crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner);
-        match crew.as_mut().map(Crew::check) {
-            Some(Err(fate)) => error.context(fate.to_string()),
+        let gone: Vec<usize> = missed.difference(&spoke).copied().collect();
+        match (crew.as_mut().and_then(|crew| crew.fate_of(&gone)), gone.first()) {
+            (Some(fate), _) => error.context(fate),
+            (None, Some(&rank)) => error.context(Gone(rank)),
             _ => error,
         }
     }
@@ -260,6 +291,11 @@ impl<B: Connect> Team<B> {
     /// How many ranks there are.
     pub fn size(&self) -> usize {
         self.lead.as_ref().map_or(1, |lead| lead.world.size)
+    }
+
+    /// Seconds that this rank waited for the others' gradients when its own were complete, where there are others.
+    pub fn waited(&self) -> Option<f64> {
+        self.lead.as_ref().map(|_| self.engine.waited.as_secs_f64())
     }
 
     /// Gives up the model's place beside other runs: no more passes are to come that they would wait for.

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use artifact::Context;
 
 use super::crew;
 use super::engine::Engine;
-use super::link::{Mesh, Wire, join};
+use super::link::{Gone, Mesh, Wire};
+use super::meeting::join;
+use super::pulse;
 use super::world::World;
 use super::{Answer, Connect, Job, Order};
 use crate::config::Recipe;
@@ -25,12 +27,15 @@ pub fn serve(world: &World, ctx: &Context) -> Result<()> {
     if !world.token.is_empty() {
         crew::end_with_starter();
     }
-    let (control, mesh) = join(world, ctx)?;
+    let (control, pulse, mesh) = join(world, ctx)?;
+    pulse::send(pulse);
     let worker = Worker { world, ctx, control, mesh: Arc::new(mesh) };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(world.threads()).build()?;
     pool.install(|| match worker.serve() {
         Err(error) => {
-            let told = worker.control.send(&Answer::Failed(format!("{error:#}")), &[]);
+            let lost = error.downcast_ref::<Gone>().map(|Gone(rank)| *rank);
+            let told =
+                worker.control.send(&Answer::Failed { what: format!("{error:#}"), lost }, &[]);
             told.map_err(|_| error.context(format!("rank {}", world.rank)))
         }
         done => done,
@@ -46,7 +51,7 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn next(&self) -> Result<(Order, Vec<f32>)> {
-        self.control.receive().context("rank 0 is gone")
+        self.control.receive().map_err(|error| error.context(Gone(0)))
     }
 
     fn serve(&self) -> Result<()> {
