@@ -17,12 +17,12 @@ use super::memory::{Buffer, Dtype, Index, Master, Pool, Tensor, Use, bytes_of, b
 use super::optimizer::{DeviceMoments, Optimizer};
 use super::staging::Staging;
 use super::turn::Turn;
-use super::{norm, sample, staging};
+use super::{norm, sample};
 use crate::ops::{
     Activation, AdamWStep, AttentionShape, Backend, CacheShape, ColumnShape, Draw, Factor, Form,
     GluShape, HeadGradient, HeadNormShape, HeadShape, Heads, Kind, LinearGluShape, LinearShape,
     LowRank, Mask, Moments, Nf4, NormGradients, NormShape, Plus, RopeLayout, RowNormShape,
-    RowNorms, SampleShape, SavedAttention, Stored, StoredKind, Update,
+    RowNorms, SampleShape, SavedAttention, Stored, Update,
 };
 
 /// Steps of decoding whose tokens are read together. A sequence that ends wastes half of them on
@@ -36,7 +36,7 @@ pub struct Cuda {
     pub(super) pool: Arc<Pool>,
     pub(super) turn: Arc<Turn>,
     optimizer: Arc<Optimizer>,
-    staging: Arc<Staging>,
+    pub(super) staging: Arc<Staging>,
     /// The values of 4-bit codes and of their scales' codes, once something is packed.
     pub(super) codes: Arc<OnceLock<Buffer>>,
 }
@@ -77,7 +77,7 @@ impl Cuda {
         self.turn.run(work)
     }
 
-    fn tensor_of(&self, kind: Kind, dtype: Dtype, len: usize, master: bool) -> Tensor {
+    pub(super) fn tensor_of(&self, kind: Kind, dtype: Dtype, len: usize, master: bool) -> Tensor {
         let mut tensor = Tensor { buffer: None, master: None, dtype, len };
         if len > 0 {
             self.run(|| {
@@ -167,23 +167,7 @@ impl Backend for Cuda {
     }
 
     fn load(&self, kind: Kind, parts: &[Stored<'_>]) -> Tensor {
-        let len = parts.iter().map(|part| part.bytes.len() / part.kind.size()).sum();
-        let tensor = self.tensor_of(kind, Dtype::Bf16, len, kind == Kind::Weight);
-        self.run(|| {
-            let staging = &self.staging;
-            staging
-                .bring(tensor.at(), 2 * len, |start, into| staging::narrow(parts, start, into))?;
-            let Some(master) = tensor.master.as_ref().filter(|_| len > 0) else { return Ok(()) };
-            if !parts.iter().all(|part| part.kind == StoredKind::Bf16) {
-                let wide = |start: usize, into: &mut [u8]| staging::wide(parts, start, into);
-                return staging.bring(master.from(0), 4 * len, wide);
-            }
-            // What products read is exact, and the master is made of it on the card.
-            let arguments =
-                Arguments::new().with(master.from(0)).with(tensor.at()).with(len as i64);
-            self.driver.launch("widen", self.over(len), arguments)
-        });
-        tensor
+        self.load_staged(kind, parts)
     }
 
     fn write(&self, tensor: &mut Tensor, values: &[f32]) {
@@ -211,16 +195,7 @@ impl Backend for Cuda {
     }
 
     fn keep_master(&self, weight: &mut Tensor, values: Range<usize>) {
-        let Some(whole) = weight.master.take() else { return };
-        if values == whole.run {
-            weight.master = Some(whole);
-        } else if !values.is_empty() {
-            weight.master = self.run(|| {
-                let buffer = self.pool.take_for(Use::Masters, values.len() * 4)?;
-                self.driver.copy(buffer.at, whole.from(values.start), values.len() * 4)?;
-                Ok(Some(Master { buffer, run: values }))
-            });
-        }
+        self.keep_run(weight, values);
     }
 
     fn rounded(&self, kind: Kind, value: f32) -> f32 {
@@ -233,31 +208,7 @@ impl Backend for Cuda {
     }
 
     fn values(&self, tensor: &Tensor, len: usize) -> Vec<f32> {
-        let mut values = vec![0.0; len];
-        if len == 0 {
-            return values;
-        }
-        self.run(|| {
-            let exact = tensor.master.as_ref().map_or(0..0, |master| master.run.clone());
-            if tensor.dtype == Dtype::F32 {
-                return self.driver.copy_out(bytes_of_mut(&mut values), tensor.at());
-            }
-            if exact.start > 0 || exact.end < len {
-                let mut narrow = vec![bf16::ZERO; len];
-                self.driver.copy_out(bytes_of_mut(&mut narrow), tensor.at())?;
-                for (wide, narrow) in values.iter_mut().zip(narrow) {
-                    *wide = narrow.to_f32();
-                }
-            }
-            match &tensor.master {
-                Some(master) if exact.start < len => {
-                    let some = &mut values[exact.start..exact.end.min(len)];
-                    self.driver.copy_out(bytes_of_mut(some), master.buffer.at)
-                }
-                _ => Ok(()),
-            }
-        });
-        values
+        self.copied_out(tensor, len)
     }
 
     fn len(&self, tensor: &Tensor) -> usize {

@@ -42,7 +42,7 @@ impl Cuda {
         check_width("the width of what an adapter reads", inputs)?;
         let exact =
             magnitudes.master.as_ref().context("magnitudes are read as they are trained")?;
-        let exact = |row: usize| exact.at + 4 * row as Address;
+        let exact = |row: usize| exact.from(row);
         let wide = outputs.is_multiple_of(8) && rows.start.is_multiple_of(8);
         let arguments = Arguments::new()
             .with(into.norms.from(rows.start))

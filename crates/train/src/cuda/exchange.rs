@@ -196,8 +196,7 @@ impl Rounds {
         let of = |rank: usize| {
             self.pieces(tensors.clone().flat_map(|(tensor, cuts)| {
                 let run = cuts.of(rank);
-                let exact =
-                    tensor.master.as_ref().filter(|_| cuts.is_exact && !run.is_empty());
+                let exact = tensor.master.as_ref().filter(|_| cuts.is_exact && !run.is_empty());
                 let exact = exact.map(|master| (master.from(run.start), 4 * run.len()));
                 let values = (tensor.from(run.start), run.len() * tensor.dtype.bytes());
                 std::iter::once(values).chain(exact)

@@ -44,6 +44,7 @@ mod tiles;
 #[cfg(test)]
 mod training_tests;
 mod turn;
+mod values;
 
 pub use backend::Cuda;
 pub use card::{Card, missing};

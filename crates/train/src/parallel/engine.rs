@@ -175,7 +175,6 @@ impl<B: Backend + Clone> Engine<B> {
             Some(exchange) => exchange.gather(self.model.trained_mut(), &self.shares.cuts),
             None => Ok(()),
         }
-        Ok(())
     }
 
     /// A whole step on one batch, on one rank, whose gradients, times `scale`, are used as they come: the losses and
