@@ -276,8 +276,10 @@ fn rehearse(
     side_by_side(models, |run, model| {
         let exchange = |rank| cuda.rehearsed_exchange(rank, recipe.ranks);
         let mut engine = Engine::rehearsal(model, &recipe, exchange)?;
-        // The masters of what other ranks own are gone before the gradients come.
-        cuda.pool().forget_peak(Use::Masters);
+        if recipe.ranks > 1 {
+            // The masters of what other ranks own are gone before the gradients come.
+            cuda.pool().forget_peak(Use::Masters);
+        }
         engine.model.reserve(passes.room);
         if on_card { run_through(&mut engine, &recipe, (passes, run)) } else { Ok(()) }
     })?;
