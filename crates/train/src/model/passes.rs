@@ -147,12 +147,15 @@ pub(super) struct Run<'a, T> {
     pub moment: Moment,
 }
 
+/// Takes a piece's gradients, out of all weights and gradients.
+pub(super) type TakePiece<'a, T> = dyn FnMut(Piece, &mut Weights<T>, &mut Trained<T>) + 'a;
+
 /// What is done between the pieces of the way back.
 pub(super) struct Between<'a, T> {
     /// Whether weights move, for which every loss has to be a number.
     pub moves_weights: bool,
     /// Is called when a piece's gradients are complete, with all weights and gradients.
-    pub take: &'a mut (dyn FnMut(Piece, &mut Weights<T>, &mut Trained<T>) + 'a),
+    pub take: &'a mut TakePiece<'a, T>,
 }
 
 /// What stays the same through a pass between whose layers the weights may change.
