@@ -374,7 +374,8 @@ mod tests {
             let carrier = Box::new(ThroughHost::new(Arc::clone(&cuda.driver), Arc::clone(mesh)));
             let mut rounds = Rounds::new(cuda.clone(), (mesh.rank, 3), carrier);
             rounds.piece = 1024;
-            rounds.prepare(&Shares { cuts: cuts.clone(), pieces: vec![0..3] }).unwrap();
+            let pieces = std::iter::once(0..3).collect();
+            rounds.prepare(&Shares { cuts: cuts.clone(), pieces }).unwrap();
             let of = |tensor| cuda.tensor(Kind::Gradient, before(mesh.rank, tensor));
             let mut tensors: Vec<Tensor> = (0..3).map(of).collect();
             let complete = rounds.point().unwrap();
